@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV ?= .venv
+VENV4 ?= .venv-tl4
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-tl4 lint format bench demo-model clean
+
+## Set up and run the main job on the embedded model.
+demo: $(VENV)/.ready
+	mkdir -p out
+	$(BIN)/iglens run "What is the capital of Vietnam?" --chat --generate 12 --html out/demo.html
+
+## Set up and pass the tests.
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n auto
+
+## The same on the newest TransformerLens 4, which has no HookedTransformer.
+test-tl4: $(VENV4)/.ready-dev
+	$(VENV4)/bin/python -m pytest -n auto
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+## Print the tables of speed and memory.
+bench: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.benchmarks.readout
+
+## Train the embedded model again (about an hour).
+demo-model: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.demo_model.train --out iglens_tl/models/demo
+
+clean:
+	rm -rf $(VENV) $(VENV4) build dist out *.egg-info
+
+# Torch first: the other packages then keep this build instead of asking for the newest one.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV4)/.ready-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV4)
+	grep -v '^transformer' constraints.txt > $(VENV4)/constraints.txt
+	$(VENV4)/bin/pip install --quiet -c $(VENV4)/constraints.txt torch
+	$(VENV4)/bin/pip install --quiet -c $(VENV4)/constraints.txt -e ".[dev]" "transformer-lens>=4,<5"
+	touch $@

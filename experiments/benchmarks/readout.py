@@ -1,0 +1,239 @@
+"""Speed and memory of the IG-Lens estimators on a random readout of Llama-3.2-1B's size.
+
+Run with `python -m experiments.benchmarks.readout`; `--targets 8` gives a quick impression. Every
+row of the table is the ratio of two things measured in this run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from iglens_tl.lenses.estimators import Credits, estimate_credits, resolve_estimator
+from iglens_tl.lenses.states import Paths
+from iglens_tl.readout import FinalNorm, OutputTransform, Readout, resolve_value
+
+D_MODEL, D_VOCAB, N_LAYERS = 2048, 128_256, 16
+GRID_STEPS = AUTOGRAD_STEPS = 64
+SEGMENTS_PER_CALL = 8
+MEMORY_LIMIT_MB = 600
+PROB = resolve_value("prob")
+DELTA = resolve_estimator("delta", n_steps=None, tolerance=None)
+GRADIENT = resolve_estimator("gradient", n_steps=32, tolerance=None)
+
+
+def main() -> None:
+    """Measure everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--targets", type=int, default=64, help="target tokens (default 64)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the fast measurements")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        print(extra_memory_mb(options.memory_of, options.targets))
+        return
+    readout = random_readout(options.device)
+    paths = random_paths(readout, options.targets)
+    table = Table(title=f"{D_MODEL} × {D_VOCAB:,} readout, {N_LAYERS} layers, {_machine(options)}")
+    for column in ("measured", "seconds", "beside", "seconds", "ratio", "aim"):
+        table.add_column(column, justify="left" if column in ("measured", "beside") else "right")
+    for row in speed_rows(readout, paths, options.repeats):
+        table.add_row(*row)
+    console = Console(width=130)
+    console.print(table)
+    if options.device == "cpu":
+        console.print(memory_table())
+
+
+def speed_rows(readout: Readout, paths: Paths, repeats: int) -> list[tuple[str, ...]]:
+    """Compare the estimators with the matrix product alone and with the published procedures."""
+    n_targets = len(paths.token_ids)
+    bare, delta = _interleaved(
+        repeats,
+        lambda: bare_products(readout, paths.states),
+        lambda: estimate_credits(readout, paths, PROB, DELTA),
+    )
+    _, detailed = _interleaved(
+        repeats,
+        lambda: bare_products(readout, paths.states),
+        lambda: estimate_credits(readout, paths, PROB, DELTA, top_k=5),
+    )
+    grid_seconds, grid = _timed(lambda: grid_credits(readout, paths))
+    gradient_seconds, gradient = _timed(lambda: estimate_credits(readout, paths, PROB, GRADIENT))
+    autograd_seconds, autograd = _timed(lambda: autograd_credits(readout, paths))
+    exact = estimate_credits(readout, paths, PROB, DELTA).credits
+    rows = len(paths.states)
+    print(f"{n_targets} targets, {rows} states")
+    print(f"largest error of grid      {(grid - exact).abs().max():.1e}")
+    print(f"largest error of gradient  {(gradient.credits - exact).abs().max():.1e}")
+    print(f"largest error of autograd  {(autograd - exact).abs().max():.1e}")
+    return [
+        _row("delta", delta, f"bare product of {rows} rows", bare, delta / bare, "≤ 1.15"),
+        _row("delta + ranks + top 5", detailed, "bare product", bare, detailed / bare, ""),
+        _row(
+            f"{GRID_STEPS + 1} grid points",
+            grid_seconds,
+            "delta",
+            delta,
+            grid_seconds / delta,
+            "≥ 50",
+        ),
+        _row(
+            f"autograd, {AUTOGRAD_STEPS} steps",
+            autograd_seconds,
+            "gradient, 32 nodes",
+            gradient_seconds,
+            autograd_seconds / gradient_seconds,
+            "≥ 30",
+        ),
+    ]
+
+
+def random_readout(device: str = "cpu") -> Readout:
+    """Return a random readout with peaked predictions."""
+    generator = torch.Generator(device).manual_seed(0)
+    weight = torch.empty(D_VOCAB, D_MODEL, device=device)
+    weight.normal_(std=0.1, generator=generator)
+    gain = torch.rand(D_MODEL, generator=generator, device=device) + 0.5
+    norm = FinalNorm(centered=False, eps=1e-5, weight=gain)
+    return Readout(weight.T, None, norm, OutputTransform(), torch.float32)
+
+
+def random_paths(readout: Readout, n_targets: int) -> Paths:
+    """Return paths that drift towards their target's direction, one baseline for all."""
+    generator = torch.Generator("cpu").manual_seed(1)
+    token_ids = torch.randint(D_VOCAB, (n_targets,), generator=generator)
+    steps = torch.randn(n_targets, N_LAYERS + 1, D_MODEL, generator=generator)
+    towards = readout.unembed.T[token_ids.to(readout.device)].cpu()
+    steps += 1.2 * towards[:, None] / towards.std() * torch.linspace(0, 0.3, N_LAYERS + 1)[:, None]
+    chain = steps.cumsum(1).flatten(0, 1)
+    baseline = chain.mean(0, keepdim=True)
+    n_chain = len(chain)
+    visits = torch.arange(n_chain).view(n_targets, N_LAYERS + 1)
+    visits = torch.cat([torch.full((n_targets, 1), n_chain), visits], dim=1)
+    states = torch.cat([chain, baseline]).to(readout.device)
+    return Paths(states, n_chain, visits, token_ids)
+
+
+def bare_products(readout: Readout, states: Tensor) -> None:
+    """Multiply the same rows with W_U, in blocks that fit the memory limit, and drop the result."""
+    rows = readout.normalize(states)
+    for block in rows.split(MEMORY_LIMIT_MB * 2**20 // (4 * D_VOCAB)):
+        torch.mm(block, readout.unembed)
+
+
+@torch.no_grad()
+def grid_credits(readout: Readout, paths: Paths) -> Tensor:
+    """Evaluate every grid point of every segment, as the reference code does under `delta`."""
+    grid = torch.linspace(0, 1, GRID_STEPS + 1, device=readout.device)
+    credits = []
+    for tokens, points, _ in _interpolated(paths, grid):
+        log_probs = readout.logits(points).log_softmax(-1)
+        probs = log_probs.gather(2, tokens[:, None, None].expand(-1, len(grid), 1)).exp()
+        credits.append(probs[:, :, 0].diff(dim=1).sum(1))
+    return torch.cat(credits).view(len(paths.token_ids), -1).double().cpu()
+
+
+def autograd_credits(readout: Readout, paths: Paths) -> Tensor:
+    """Integrate gradients from a backward pass at every midpoint, as the reference code does."""
+    grid = (torch.arange(AUTOGRAD_STEPS, device=readout.device) + 0.5) / AUTOGRAD_STEPS
+    credits = []
+    for tokens, points, displacement in _interpolated(paths, grid):
+        points.requires_grad_()
+        log_probs = readout.logits(points).log_softmax(-1)
+        probs = log_probs.gather(2, tokens[:, None, None].expand(-1, len(grid), 1)).exp()
+        (gradient,) = torch.autograd.grad(probs.sum(), points)
+        credits.append((gradient.mean(1) * displacement).sum(1))
+    return torch.cat(credits).view(len(paths.token_ids), -1).double().cpu()
+
+
+def memory_table() -> Table:
+    """Measure peak memory beyond weights and states, each in a process of its own."""
+    table = Table(title=f"extra memory beyond weights and states (aim: ≤ {MEMORY_LIMIT_MB} MB)")
+    for column in ("estimator", "64 targets", "1,024 targets"):
+        table.add_column(column, justify="right")
+    for estimator in ("delta", "gradient"):
+        cells = []
+        for n_targets in (64, 1024):
+            command = [sys.executable, "-m", "experiments.benchmarks.readout"]
+            command += ["--memory-of", estimator, "--targets", str(n_targets)]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            cells.append(f"{float(printed):.0f} MB")
+        table.add_row(estimator, *cells)
+    return table
+
+
+def extra_memory_mb(estimator: str, n_targets: int) -> float:
+    """Return by how much the peak of resident memory exceeds the memory held before the call."""
+    readout = random_readout()
+    paths = random_paths(readout, n_targets)
+    estimate_credits(readout, _first(paths, 1), PROB, DELTA, top_k=5)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
+    before = _memory_mb("VmRSS")
+    method = DELTA if estimator == "delta" else GRADIENT
+    estimate_credits(readout, paths, PROB, method, top_k=5)
+    return _memory_mb("VmHWM") - before
+
+
+def _interpolated(paths: Paths, grid: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the tokens, grid points and displacements of a few segments at a time."""
+    start, end = paths.visits[:, :-1].reshape(-1), paths.visits[:, 1:].reshape(-1)
+    tokens = paths.token_ids.repeat_interleave(N_LAYERS + 1)
+    for part in torch.arange(len(start)).split(SEGMENTS_PER_CALL):
+        at_start, at_end = paths.states[start[part]], paths.states[end[part]]
+        points = torch.lerp(at_start[:, None], at_end[:, None], grid[:, None])
+        yield tokens[part].to(points.device), points, at_end - at_start
+
+
+def _first(paths: Paths, n_targets: int) -> Paths:
+    return Paths(
+        paths.states, paths.n_chain_states, paths.visits[:n_targets], paths.token_ids[:n_targets]
+    )
+
+
+def _interleaved(
+    repeats: int, first: Callable[[], object], second: Callable[[], object]
+) -> tuple[float, float]:
+    """Return the fastest run of each, run in turns so that the machine's drift hits both."""
+    first(), second()
+    times = [(_timed(first)[0], _timed(second)[0]) for _ in range(repeats)]
+    return min(time for time, _ in times), min(time for _, time in times)
+
+
+def _timed(function: Callable[[], object]) -> tuple[float, Tensor | Credits]:
+    start = time.perf_counter()
+    result = function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def _row(what: str, seconds: float, beside: str, other: float, ratio: float, aim: str) -> tuple:
+    return what, f"{seconds:.2f}", beside, f"{other:.2f}", f"{ratio:.2f}", aim
+
+
+def _machine(options: argparse.Namespace) -> str:
+    if options.device == "cpu":
+        return f"{torch.get_num_threads()} CPU threads"
+    return torch.cuda.get_device_name(options.device)
+
+
+def _memory_mb(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"/proc/self/status has no {field}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""IG-Lens for TransformerLens: between which two layers was a token's probability produced?
+
+Names are imported when they are first used, so that `import iglens_tl` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iglens_tl.figures import write_html as write_html
+    from iglens_tl.lens_result import LensResult as LensResult
+    from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
+    from iglens_tl.lenses import ig_lens as ig_lens
+    from iglens_tl.models import load_model as load_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CompletenessWarning": "iglens_tl.lenses",
+    "LensResult": "iglens_tl.lens_result",
+    "ig_lens": "iglens_tl.lenses",
+    "load_model": "iglens_tl.models",
+    "write_html": "iglens_tl.figures",
+}
+
+__all__ = ["CompletenessWarning", "LensResult", "ig_lens", "load_model", "write_html"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

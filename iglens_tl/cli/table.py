@@ -1,0 +1,59 @@
+"""The result as a table for terminals."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iglens_tl.figures.text import show_blanks
+from iglens_tl.lens_result import LensResult
+from iglens_tl.results.frames import SUMMARY_COLUMNS
+
+_CELL_WIDTH = 9
+_NAME_WIDTH = 28
+
+
+def print_table(result: LensResult, console: Console | None = None) -> None:
+    """Print one row per target: its credits by segment, then the summary.
+
+    A terminal that is too narrow gets the segments in several blocks; a pipe gets long lines.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=100_000)
+    fitting = max(1, (min(console.width, 100_000) - _NAME_WIDTH) // _CELL_WIDTH)
+    columns = [*result.segments, *SUMMARY_COLUMNS]
+    for first in range(0, len(columns), fitting):
+        console.print(_block(result, columns[first : first + fitting]))
+
+
+def _block(result: LensResult, columns: list[str]) -> Table:
+    frame = result.to_frame()
+    limit = max(float(np.abs(result.values).max()), 1e-12)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("pos", justify="right", no_wrap=True)
+    table.add_column("token", no_wrap=True, max_width=_NAME_WIDTH - 8)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for index, (_, row) in enumerate(frame.iterrows()):
+        target = result.targets[index]
+        values = row.to_dict()
+        cells = [
+            _cell(column, values[column], limit, column in result.segments) for column in columns
+        ]
+        table.add_row(str(target.position), Text(show_blanks(target.token)), *cells)
+    return table
+
+
+def _cell(column: str, value: float | str, limit: float, is_segment: bool) -> Text:
+    if isinstance(value, str):
+        return Text(value)
+    if column == "error":
+        return Text(f"{value:.0e}", style="dim")
+    if not is_segment:
+        return Text(f"{value:.4f}")
+    strength = abs(value) / limit
+    style = ("blue" if value > 0 else "red") if strength > 0.05 else "dim"
+    return Text(f"{value:+.4f}", style=f"bold {style}" if strength > 0.5 else style)

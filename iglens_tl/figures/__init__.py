@@ -1,0 +1,8 @@
+"""Figures. Functions return plotly figures; none shows or writes anything unasked."""
+
+from plotly.graph_objects import Figure as Figure
+
+from iglens_tl.figures.heatmap import heatmap as heatmap
+from iglens_tl.figures.html import write_html as write_html
+from iglens_tl.figures.table import notebook_table as notebook_table
+from iglens_tl.figures.waterfall import waterfall as waterfall

@@ -1,0 +1,127 @@
+"""The token × segment map."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from iglens_tl.figures.hover import hover_text
+from iglens_tl.figures.text import show_token
+from iglens_tl.results.data import LensData
+
+_SHOWN = ("value", "level")
+_DIVERGING = [[0.0, "#b2182b"], [0.5, "#ffffff"], [1.0, "#2166ac"]]
+_MAX_LABEL = 14
+_MAX_CELL = 8
+_MAX_NAMED_COLUMNS = 60
+_MAX_CONTEXT = 90
+
+
+def heatmap(
+    data: LensData, *, prompt: int = 0, show: str = "value", title: str | None = None
+) -> go.Figure:
+    """Draw a result for one text: target tokens from left to right, segments upwards.
+
+    A cell names the token that is most probable after its segment, where the result has it and
+    there are at most 60 targets.
+
+    Args:
+        data: A result.
+        prompt: Which text of a batch.
+        show: "value" for the lens's values, on a diverging scale that is white at 0 and symmetric;
+            "level" for what is read out after each segment (probabilities on a fixed 0–1 scale).
+        title: Heading; by default the lens and the model.
+
+    Returns:
+        The figure; nothing is shown or written.
+
+    Raises:
+        ValueError: For an unknown `show` or a prompt without targets.
+    """
+    if show not in _SHOWN:
+        raise ValueError(f"show must be one of {', '.join(_SHOWN)}, got {show!r}")
+    targets = [i for i, target in enumerate(data.targets) if target.prompt == prompt]
+    if not targets:
+        raise ValueError(f"the result has no target in prompt {prompt}")
+    values = (data.values if show == "value" else data.levels)[targets].T
+    hover = [[hover_text(data, t, s) for t in targets] for s in range(len(data.segments))]
+    columns = list(range(len(targets)))
+    figure = go.Figure(
+        go.Heatmap(
+            z=values.tolist(),
+            x=columns,
+            y=list(range(len(data.segments))),
+            text=_top_labels(data, targets),
+            texttemplate="%{text}",
+            textfont={"size": 10},
+            hovertext=hover,
+            hoverinfo="text",
+            xgap=1,
+            ygap=1,
+            colorbar={"title": {"text": data.unit, "side": "right"}, "thickness": 14},
+            **_colors(data, values, show),
+        )
+    )
+    labels = [_shorten(data.targets[t].token, _MAX_LABEL) for t in targets]
+    heading = title or f"{data.lens}: {_what(data, show)} — {data.provenance.model.get('name', '')}"
+    figure.update_layout(
+        title={"text": show_token(heading), "subtitle": {"text": _context(data, targets[0])}},
+        template="plotly_white",
+        width=max(640, 220 + 62 * len(targets)),
+        height=max(340, 220 + 26 * len(data.segments)),
+        margin={"l": 70, "r": 30, "t": 90, "b": 100},
+        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
+    )
+    figure.update_xaxes(
+        title_text="predicted token",
+        tickmode="array",
+        tickvals=columns,
+        ticktext=labels,
+        tickangle=-45,
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_yaxes(
+        title_text="segment",
+        tickmode="array",
+        tickvals=list(range(len(data.segments))),
+        ticktext=list(data.segments),
+        showgrid=False,
+        zeroline=False,
+    )
+    return figure
+
+
+def _what(data: LensData, show: str) -> str:
+    if show == "level":
+        return f"{data.unit} after each segment"
+    return f"{data.unit} {'credit' if data.additive else 'value'} of each segment"
+
+
+def _colors(data: LensData, values: np.ndarray, show: str) -> dict[str, object]:
+    if show == "value":
+        limit = max(float(np.abs(values).max()), 1e-12)
+        return {"colorscale": _DIVERGING, "zmin": -limit, "zmax": limit}
+    if data.unit == "probability":
+        return {"colorscale": "Blues", "zmin": 0.0, "zmax": 1.0}
+    return {"colorscale": "Blues"}
+
+
+def _top_labels(data: LensData, targets: list[int]) -> list[list[str]]:
+    if data.top is None or len(targets) > _MAX_NAMED_COLUMNS:
+        return [[""] * len(targets) for _ in data.segments]
+    return [
+        [_shorten(data.top.tokens[int(data.top.ids[t, s, 0])], _MAX_CELL) for t in targets]
+        for s in range(len(data.segments))
+    ]
+
+
+def _context(data: LensData, target: int) -> str:
+    """Return the end of the text that the first target continues."""
+    named = data.targets[target]
+    before = "".join(data.texts[named.prompt].tokens[: named.position + 1])
+    return show_token(before if len(before) <= _MAX_CONTEXT else "…" + before[-_MAX_CONTEXT:])
+
+
+def _shorten(token: str, length: int) -> str:
+    return show_token(token if len(token) <= length else token[: length - 1] + "…")

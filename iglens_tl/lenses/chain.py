@@ -1,0 +1,92 @@
+"""The states that a lens passes through, from the embedding to the last block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from iglens_tl.models.adapter import ModelAdapter
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Consecutive states of one residual stream.
+
+    Attributes:
+        sites: The hook of each state, lowest first.
+        segments: The label of the step that ends in each state; the first step starts at the
+            baseline.
+    """
+
+    sites: tuple[str, ...]
+    segments: tuple[str, ...]
+
+
+def build_chain(
+    adapter: ModelAdapter,
+    *,
+    layers: Any = None,
+    sublayers: bool = False,
+    embed: bool = True,
+) -> Chain:
+    """Choose the states: the embedding, then every block, chosen blocks, or sublayers.
+
+    Args:
+        adapter: The model.
+        layers: Blocks after which the stream is read, in TransformerLens numbering. The last block
+            always joins them. A segment then holds all blocks since the one before.
+        sublayers: Read also between attention and MLP of every block.
+        embed: Whether the embedding is a state of its own.
+
+    Raises:
+        TypeError: For layers that are no integers.
+        ValueError: For layers out of range or repeated, or sublayers that do not exist.
+    """
+    if layers is not None and sublayers:
+        raise ValueError("give layers or sublayers, not both: sublayers split every block")
+    if sublayers:
+        sites, segments = _sublayers(adapter)
+    else:
+        chosen = range(adapter.n_layers) if layers is None else _chosen(adapter, layers)
+        sites = [adapter.post_site(layer) for layer in chosen]
+        segments = [f"L{layer}" for layer in chosen]
+    if embed:
+        sites, segments = [adapter.embed_site, *sites], ["embed", *segments]
+    return Chain(tuple(sites), tuple(segments))
+
+
+def _sublayers(adapter: ModelAdapter) -> tuple[list[str], list[str]]:
+    if adapter.block_kind == "parallel":
+        raise ValueError(
+            f"the blocks of {adapter.name} run attention and MLP in parallel on the same state, so "
+            "there is no state between them; use whole layers (sublayers=False)"
+        )
+    sites, segments = [], []
+    for layer in range(adapter.n_layers):
+        if adapter.block_kind == "sequential":
+            sites.append(adapter.mid_site(layer))
+            segments += [f"L{layer}.attn", f"L{layer}.mlp"]
+        else:
+            segments.append(f"L{layer}.attn")
+        sites.append(adapter.post_site(layer))
+    return sites, segments
+
+
+def _chosen(adapter: ModelAdapter, layers: Any) -> list[int]:
+    if isinstance(layers, (str, int)) or not hasattr(layers, "__iter__"):
+        raise TypeError(f"layers must be a list of block numbers, got {layers!r}")
+    chosen = list(layers)
+    for layer in chosen:
+        if isinstance(layer, bool) or not hasattr(layer, "__index__"):
+            raise TypeError(f"layers must be block numbers, got {layer!r}")
+        if not 0 <= layer < adapter.n_layers:
+            raise ValueError(
+                f"layer {layer} is out of range: {adapter.name} has layers 0 to "
+                f"{adapter.n_layers - 1}"
+            )
+    if not chosen:
+        raise ValueError("layers is empty; name at least one block")
+    repeated = [layer for layer in set(chosen) if chosen.count(layer) > 1]
+    if repeated:
+        raise ValueError(f"layer {repeated[0]} is given twice")
+    return sorted({int(layer) for layer in chosen} | {adapter.n_layers - 1})

@@ -1,0 +1,152 @@
+"""One view of both of TransformerLens' model classes.
+
+Everything that the lenses need of a model is here: its hook names, its readout as plain tensors and
+a few sizes. The hook names are those of `HookedTransformer`; `TransformerBridge` answers to the
+same names. Only this package imports `transformer_lens`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from iglens_tl.models.readout_tensors import extract_readout
+from iglens_tl.readout.readout import Readout
+
+Model: TypeAlias = Any
+"""A `HookedTransformer` (TransformerLens 3) or `TransformerBridge` (3 and 4), or its adapter."""
+
+Backend: TypeAlias = Literal["hooked", "bridge"]
+BlockKind: TypeAlias = Literal["sequential", "parallel", "attention_only"]
+
+
+@dataclass(frozen=True)
+class ModelAdapter:
+    """What the lenses know of a model.
+
+    Attributes:
+        model: The TransformerLens model.
+        backend: "hooked" for a `HookedTransformer`, "bridge" for a `TransformerBridge`.
+        name: The model's name, for people.
+        n_layers: Number of blocks.
+        n_ctx: Longest sequence that the model takes.
+        d_vocab: Number of input tokens.
+        block_kind: "sequential" blocks have a `resid_mid` between attention and MLP, "parallel"
+            ones do not, "attention_only" ones have no MLP.
+        dtype: The precision of the model's weights.
+        device: Where token ids go.
+        tokenizer: The Hugging Face tokenizer, or None.
+        readout: The way from the last residual state to the logits.
+    """
+
+    model: Any
+    backend: Backend
+    name: str
+    n_layers: int
+    n_ctx: int
+    d_vocab: int
+    block_kind: BlockKind
+    dtype: torch.dtype
+    device: torch.device
+    tokenizer: Any
+    readout: Readout
+
+    @property
+    def embed_site(self) -> str:
+        """Hook of the embedding state, the input of the first block."""
+        return "blocks.0.hook_resid_pre"
+
+    def post_site(self, layer: int) -> str:
+        """Return the hook of the state after a block."""
+        return f"blocks.{layer}.hook_resid_post"
+
+    def mid_site(self, layer: int) -> str:
+        """Return the hook of the state between attention and MLP of a sequential block."""
+        return f"blocks.{layer}.hook_resid_mid"
+
+    def update_sites(self, layer: int) -> list[str]:
+        """Return the hooks of what a block adds to its input."""
+        sublayers = ["attn"] if self.block_kind == "attention_only" else ["attn", "mlp"]
+        return [f"blocks.{layer}.hook_{sublayer}_out" for sublayer in sublayers]
+
+
+def adapt(model: Model) -> ModelAdapter:
+    """Wrap a model that the user built or loaded; an adapter passes through.
+
+    Raises:
+        TypeError: For anything but a `HookedTransformer` or `TransformerBridge`.
+        ValueError: For a model that is no decoder with one residual stream and a direct readout.
+    """
+    if isinstance(model, ModelAdapter):
+        return model
+    backend = _backend(model)
+    n_layers = int(model.cfg.n_layers)
+    hooks = model.hook_dict
+    missing = [
+        name
+        for layer in range(n_layers)
+        for name in (f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_post")
+        if name not in hooks
+    ]
+    name = str(getattr(model.cfg, "model_name", None) or "unnamed model")
+    if missing or not n_layers:
+        raise ValueError(
+            f"{name} has no hook {(missing or ['blocks.0.hook_resid_post'])[0]}: iglens_tl reads "
+            "decoder-only models with one residual stream"
+        )
+    d_vocab = getattr(model.cfg, "d_vocab", -1)
+    readout = extract_readout(model, backend)
+    return ModelAdapter(
+        model=model,
+        backend=backend,
+        name=name,
+        n_layers=n_layers,
+        n_ctx=int(model.cfg.n_ctx),
+        d_vocab=int(d_vocab) if d_vocab and d_vocab > 0 else readout.d_vocab,
+        block_kind=_block_kind(model),
+        dtype=readout.unembed.dtype,
+        device=next(iter(model.parameters())).device,
+        tokenizer=getattr(model, "tokenizer", None),
+        readout=readout,
+    )
+
+
+def hooked_transformer_class() -> Any:
+    """Return the `HookedTransformer` class, or None where TransformerLens has none (4.x)."""
+    try:
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        return None
+    return HookedTransformer
+
+
+def bridge_class() -> Any:
+    """Return the `TransformerBridge` class."""
+    with warnings.catch_warnings():
+        # Importing the bridge for the first time warns of other projects' deprecations.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from transformer_lens.model_bridge import TransformerBridge
+    return TransformerBridge
+
+
+def _backend(model: Any) -> Backend:
+    hooked = hooked_transformer_class()
+    if hooked is not None and isinstance(model, hooked):
+        return "hooked"
+    if isinstance(model, bridge_class()):
+        return "bridge"
+    raise TypeError(
+        "model must be a HookedTransformer or a TransformerBridge, "
+        f"got {type(model).__module__}.{type(model).__qualname__}; load one with "
+        "iglens_tl.load_model(name_or_folder)"
+    )
+
+
+def _block_kind(model: Any) -> BlockKind:
+    # Attention-only HookedTransformers have a hook_mlp_out that never fires.
+    if getattr(model.cfg, "attn_only", False) or "blocks.0.hook_mlp_out" not in model.hook_dict:
+        return "attention_only"
+    return "sequential" if "blocks.0.hook_resid_mid" in model.hook_dict else "parallel"

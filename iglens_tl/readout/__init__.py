@@ -1,0 +1,15 @@
+"""The readout: from residual states to values, at points and along chords, without any model."""
+
+from iglens_tl.readout.chords import Chords as Chords
+from iglens_tl.readout.chords import evaluate_chords as evaluate_chords
+from iglens_tl.readout.quadrature import integrate_adaptive as integrate_adaptive
+from iglens_tl.readout.quadrature import integrate_midpoint as integrate_midpoint
+from iglens_tl.readout.readout import FinalNorm as FinalNorm
+from iglens_tl.readout.readout import OutputTransform as OutputTransform
+from iglens_tl.readout.readout import Readout as Readout
+from iglens_tl.readout.sweep import Reading as Reading
+from iglens_tl.readout.sweep import read_states as read_states
+from iglens_tl.readout.values import VALUES as VALUES
+from iglens_tl.readout.values import Value as Value
+from iglens_tl.readout.values import ValueLike as ValueLike
+from iglens_tl.readout.values import resolve_value as resolve_value

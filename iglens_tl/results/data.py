@@ -1,0 +1,145 @@
+"""What every lens returns, as plain immutable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Text:
+    """A tokenised text.
+
+    Attributes:
+        ids: Token ids.
+        tokens: The same tokens for people; two ids can print alike.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A token whose value was attributed.
+
+    Attributes:
+        prompt: Index of its text.
+        position: The position whose residual state predicts it. A next token of the text stands at
+            `position + 1`.
+        token_id: Its id.
+        token: The token for people.
+    """
+
+    prompt: int
+    position: int
+    token_id: int
+    token: str
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The most probable tokens at the end of every segment.
+
+    Attributes:
+        ids: `[target, segment, top]`, best first.
+        probs: `[target, segment, top]`, their probabilities.
+        tokens: The string of every id that occurs.
+    """
+
+    ids: Int[np.ndarray, "target segment top"]
+    probs: Float[np.ndarray, "target segment top"]
+    tokens: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from.
+
+    Attributes:
+        model: The model's name, backend, sizes and precision.
+        options: The lens's options.
+        checks: How closely the readout reproduces the model.
+        versions: Versions of the packages involved.
+        created: When, in UTC, as ISO 8601.
+        notes: What a reader must know, in sentences.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LensData:
+    """The numbers of one lens for one or several texts.
+
+    Attributes:
+        lens: The lens's name.
+        unit: The unit of `values`.
+        additive: Whether `values` sum to `final − baseline` (up to the completeness error).
+        segments: Labels of the parts of the model, lowest first: "embed", "L0", "L0.attn", …
+        texts: The texts, by prompt index.
+        targets: The attributed tokens.
+        values: `[target, segment]`, what the lens measured.
+        levels: `[target, segment]`, the value read out at the end of each segment.
+        baseline: `[target]`, the value read out at the baseline.
+        final: `[target]`, the value read out at the last residual state.
+        ranks: `[target, segment]`, the target's rank at the end of each segment, 1 for the most
+            probable token; None if not computed.
+        top: The most probable tokens at the end of each segment; None if not computed.
+        provenance: Where the numbers come from.
+    """
+
+    lens: str
+    unit: str
+    additive: bool
+    segments: tuple[str, ...]
+    texts: tuple[Text, ...]
+    targets: tuple[Target, ...]
+    values: Float[np.ndarray, "target segment"]
+    levels: Float[np.ndarray, "target segment"]
+    baseline: Float[np.ndarray, " target"]
+    final: Float[np.ndarray, " target"]
+    ranks: Int[np.ndarray, "target segment"] | None = None
+    top: TopTokens | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        """Check that the shapes agree and make the arrays read-only."""
+        shape = (len(self.targets), len(self.segments))
+        arrays = {"values": self.values, "levels": self.levels, "ranks": self.ranks}
+        if self.top is not None:
+            arrays |= {"top.ids": self.top.ids, "top.probs": self.top.probs}
+        for name, array in arrays.items():
+            if array is not None and array.shape[:2] != shape:
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape} first")
+        for name, array in {"baseline": self.baseline, "final": self.final}.items():
+            if array.shape != shape[:1]:
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape[:1]}")
+        for array in (*arrays.values(), self.baseline, self.final):
+            if array is not None:
+                array.setflags(write=False)
+
+    @property
+    def sums(self) -> Float[np.ndarray, " target"]:
+        """Sum of the values of each target."""
+        return self.values.sum(axis=1)
+
+    @property
+    def completeness_error(self) -> Float[np.ndarray, " target"]:
+        """What the sum of the values misses: sum − (final − baseline)."""
+        return self.sums - (self.final - self.baseline)
+
+    @property
+    def segment_error(self) -> Float[np.ndarray, "target segment"]:
+        """What each value misses of the change of the level over its segment."""
+        starts = np.concatenate([self.baseline[:, None], self.levels[:, :-1]], axis=1)
+        return self.values - (self.levels - starts)

@@ -1,0 +1,91 @@
+"""Shared fixtures: tiny models of every family, and the two trained ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# Nothing in the tests may wait for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+import transformers
+
+from iglens_tl import load_model
+from tests.support.families import FAMILIES, Family, write_folder
+
+STORIES = Path(__file__).parents[2] / "shared" / "models" / "stories260K"
+
+transformers.utils.logging.disable_progress_bar()
+# Toy models gain nothing from threads, and the suite runs in several processes.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a family's name to a Hugging Face folder with its toy model."""
+    root = tmp_path_factory.mktemp("families")
+    by_name = {family.name: family for family in FAMILIES}
+
+    @cache
+    def folder(name: str) -> Path:
+        return write_folder(by_name[name], root / name)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_folder: Callable[[str], Path]) -> Callable[..., Any]:
+    """Return a function that loads a toy model; the same arguments give the same object."""
+
+    @cache
+    def model(name: str, backend: str = "auto", dtype: str = "float32") -> Any:
+        return load_model(toy_folder(name), backend=backend, dtype=dtype)
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def toy(toy_model: Callable[..., Any]) -> Any:
+    """Return the Llama toy model, for tests that need any model."""
+    return toy_model("llama")
+
+
+@pytest.fixture(scope="session")
+def hf_probs(toy_folder: Callable[[str], Path]) -> Callable[..., torch.Tensor]:
+    """Return a function that gives plain Hugging Face's next-token probabilities."""
+
+    @cache
+    def hf_model(name: str, dtype: torch.dtype) -> Any:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            toy_folder(name), dtype=dtype, experts_implementation="eager"
+        ).eval()
+
+    def probs(name: str, ids: list[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        with torch.no_grad():
+            return hf_model(name, dtype)(torch.tensor([ids])).logits[0].double().softmax(-1)
+
+    return probs
+
+
+@pytest.fixture(scope="session")
+def stories() -> Any:
+    """Return the trained stories260K model, or skip where it is absent."""
+    if not STORIES.is_dir():
+        pytest.skip(f"the trained model {STORIES} is not here")
+    return load_model(STORIES)
+
+
+@pytest.fixture(scope="session")
+def demo() -> Any:
+    """Return the embedded model."""
+    return load_model("demo")
+
+
+def family(name: str) -> Family:
+    """Return a family by name."""
+    return next(family for family in FAMILIES if family.name == name)

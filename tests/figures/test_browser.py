@@ -1,0 +1,110 @@
+"""The written HTML in headless Chromium, as a reader sees it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from iglens_tl import write_html
+from tests.support.results import HOSTILE, make_result
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1300, "height": 800})
+        browser.close()
+
+
+def open_figure(page: Page, figure: Any, path: Any) -> dict[str, list[str]]:
+    """Open a figure and return the requests and the messages that it caused."""
+    seen: dict[str, list[str]] = {"requests": [], "messages": []}
+    page.on("request", lambda request: seen["requests"].append(request.url))
+    page.on("console", lambda message: seen["messages"].append(message.text))
+    page.on("pageerror", lambda error: seen["messages"].append(str(error)))
+    page.on("dialog", lambda dialog: seen["messages"].append(dialog.message))
+    url = f"file://{write_html(figure, path)}"
+    page.goto(url)
+    page.wait_for_selector(".xtick text")
+    assert seen["requests"].pop(0) == url
+    return seen
+
+
+def hover_cell(page: Page, column: int, row: int) -> str:
+    """Move the mouse over a cell and return the hover text."""
+    x, y = page.evaluate(
+        """([column, row]) => {
+            const figure = document.querySelector('.js-plotly-plot')._fullLayout;
+            const box = document.querySelector('.nsewdrag').getBoundingClientRect();
+            return [box.x + figure.xaxis.c2p(column), box.y + figure.yaxis.c2p(row)];
+        }""",
+        [column, row],
+    )
+    page.mouse.move(x + 2, y + 2)
+    page.mouse.move(x, y)
+    page.wait_for_selector(".hoverlayer .hovertext")
+    return page.text_content(".hoverlayer") or ""
+
+
+def test_axes_hover_and_no_request_beyond_the_file(page, tmp_path):
+    result = make_result(tokens=(" Hanoi", HOSTILE, "\n", "$x^2$"))
+    seen = open_figure(page, result.heatmap(), tmp_path / "map.html")
+    tokens = page.locator(".xtick text").all_text_contents()
+    assert (tokens[0], tokens[2], tokens[3]) == ("␣Hanoi", "⏎", "$x^2$")
+    labels = page.locator(".ytick text").all_text_contents()
+    assert labels == ["embed", "L0", "L1", "L2"]
+    heights = [box["y"] for box in (t.bounding_box() for t in page.locator(".ytick text").all())]
+    assert heights == sorted(heights, reverse=True), "segments go upwards"
+    text = hover_cell(page, 0, 2)
+    assert "segment L1" in text
+    assert f"{result.values[0, 2]:+.6f}" in text
+    assert seen == {"requests": [], "messages": []}
+
+
+def test_a_hostile_token_stays_text(page, tmp_path):
+    figure = make_result(tokens=(HOSTILE, "b")).heatmap(title=HOSTILE)
+    seen = open_figure(page, figure, tmp_path / "hostile.html")
+    assert page.locator("img[src='x']").count() == 0
+    assert HOSTILE in page.text_content(".gtitle")
+    assert HOSTILE in hover_cell(page, 0, 1)
+    assert HOSTILE[:10] in page.locator(".xtick text").all_text_contents()[0]
+    assert seen == {"requests": [], "messages": []}
+
+
+def test_the_waterfall_opens_without_network_or_complaint(page, tmp_path):
+    figure = make_result(tokens=(HOSTILE, "b"), error=0.1).waterfall(0)
+    seen = open_figure(page, figure, tmp_path / "waterfall.html")
+    labels = page.locator(".xtick text").all_text_contents()
+    assert labels[0] == "baseline"
+    assert labels[-2:] == ["unexplained", "final"]
+    assert seen == {"requests": [], "messages": []}
+
+
+def test_a_large_map_is_drawn(page, tmp_path):
+    values = np.random.default_rng(0).normal(size=(200, 33))
+    figure = make_result(values, tokens=tuple(f" t{i}" for i in range(200))).heatmap()
+    seen = open_figure(page, figure, tmp_path / "large.html")
+    assert page.locator(".ytick text").count() == 33
+    assert seen == {"requests": [], "messages": []}

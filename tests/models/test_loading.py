@@ -1,0 +1,153 @@
+"""Loading by name, folder and backend, and what goes wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from iglens_tl import ig_lens, load_model
+from iglens_tl.models import adapt
+from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS, TL_VERSION
+from tests.support.families import FAMILIES
+
+
+@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
+def test_a_loaded_model_computes_hugging_faces_probabilities(toy_model, hf_probs, name, backend):
+    model = toy_model(name, backend)
+    assert adapt(model).backend == backend
+    assert not model.training
+    with torch.no_grad():
+        probs = model(torch.tensor([IDS]))[0].double().softmax(-1)
+    torch.testing.assert_close(probs, hf_probs(name, IDS), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+def test_auto_prefers_a_hooked_transformer_and_falls_back_to_a_bridge(toy_model):
+    assert adapt(toy_model("llama", "auto")).backend == "hooked"
+    assert adapt(toy_model("gemma2", "auto")).backend == "bridge"
+
+
+@pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+def test_an_architecture_without_hooked_transformer_says_so(toy_folder):
+    with pytest.raises(ValueError, match=r"Gemma2ForCausalLM.*backend='bridge'"):
+        load_model(toy_folder("gemma2"), backend="hooked")
+
+
+@pytest.mark.skipif(HAS_HOOKED, reason="TransformerLens 3 has HookedTransformer")
+def test_without_hooked_transformer_forcing_it_names_the_remedy(toy_folder):
+    with pytest.raises(ValueError, match=r"has no HookedTransformer; use backend='bridge'"):
+        load_model(toy_folder("llama"), backend="hooked")
+
+
+@pytest.mark.skipif(not TL_VERSION.startswith("3."), reason="fixed in TransformerLens 4")
+def test_a_bridge_that_computes_something_else_than_hugging_face_is_refused(toy_folder):
+    with pytest.raises(ValueError, match=r"TransformerBridge of transformer-lens 3.*differ.*0\.\d"):
+        load_model(toy_folder("cohere"))
+
+
+@pytest.mark.parametrize("label", ["my-llama", "gemma-2-b", "t5 bert", "run.3"])
+def test_the_folders_name_does_not_matter(toy_folder, tmp_path, label):
+    folder = tmp_path / label
+    shutil.copytree(toy_folder("qwen2"), folder)
+    model = load_model(folder)
+    assert model.cfg.model_name == str(folder)
+    assert ig_lens(model, IDS).provenance.model["name"] == str(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float64", torch.float64, "bfloat16", "float16"])
+def test_the_weights_have_the_wanted_precision(toy_folder, dtype):
+    model = load_model(toy_folder("llama"), dtype=dtype)
+    expected = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+
+
+def test_short_names_of_transformer_lens_reach_the_hub_name():
+    from iglens_tl.models.loading import _official_name
+
+    assert _official_name("gpt2-small") == "gpt2"
+    assert _official_name("some/other-model") == "some/other-model"
+
+
+def test_long_contexts_are_capped_for_hooked_transformers(toy_folder, tmp_path):
+    if not HAS_HOOKED:
+        pytest.skip("TransformerLens 4 has no HookedTransformer")
+    folder = tmp_path / "long"
+    shutil.copytree(toy_folder("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 131072
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_model(folder, backend="hooked").cfg.n_ctx == 2048
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "auto2"}, "unknown backend 'auto2'; choose auto, hooked or bridge"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'; choose one of float32"),
+        ({"dtype": torch.int8}, "unknown dtype torch.int8"),
+        ({"device": "cuda:7"}, "device 'cuda:7' is not available here; use 'cpu'"),
+        ({"device": "gpu"}, "device 'gpu' is not available here"),
+    ],
+)
+def test_unknown_options_are_named(toy_folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(toy_folder("llama"), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "there is no folder './nowhere'"),
+        ("/no/such/folder", "there is no folder '/no/such/folder'"),
+        ("", "there is no folder ''"),
+        ("no-such-model", "cannot load the Hugging Face hub model 'no-such-model'"),
+    ],
+)
+def test_unknown_models_are_named(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(name)
+
+
+def test_a_name_of_a_wrong_type_is_refused():
+    with pytest.raises(TypeError, match="must be a string or a path, got int"):
+        load_model(3)
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("*.safetensors", r"has no weights \(\*\.safetensors\)"),
+        ("tokenizer*", r"has no tokenizer \(tokenizer\.json\)"),
+        ("config.json", r"has no configuration \(config\.json\)"),
+    ],
+)
+def test_incomplete_folders_say_what_is_missing(toy_folder, tmp_path, removed, message):
+    folder = tmp_path / "incomplete"
+    shutil.copytree(toy_folder("llama"), folder)
+    for path in folder.glob(removed):
+        path.unlink()
+    with pytest.raises(ValueError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_damaged_folders_are_refused(toy_folder, tmp_path, damaged):
+    folder = tmp_path / "damaged"
+    shutil.copytree(toy_folder("llama"), folder)
+    (folder / damaged).write_bytes(b"{ not what it says")
+    with pytest.raises(ValueError, match="cannot load the folder"):
+        load_model(folder)
+
+
+def test_a_file_is_no_model(tmp_path):
+    file = tmp_path / "model.bin"
+    file.touch()
+    with pytest.raises(ValueError, match="is a file; give the folder"):
+        load_model(file)
+
+
+def test_every_family_of_the_readme_has_a_toy_model():
+    assert len({family.name for family in FAMILIES}) == 19

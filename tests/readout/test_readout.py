@@ -1,0 +1,283 @@
+"""The readout's mathematics against autograd and plain evaluation, without any model."""
+
+from __future__ import annotations
+
+import itertools
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iglens_tl.readout import (
+    VALUES,
+    Chords,
+    FinalNorm,
+    OutputTransform,
+    Readout,
+    Value,
+    evaluate_chords,
+    integrate_adaptive,
+    integrate_midpoint,
+    read_states,
+    resolve_value,
+    tiles,
+)
+from iglens_tl.readout.tiles import vocabulary_tiles
+
+NORMS = ("layer_norm", "rms_norm", "none")
+TRANSFORMS = (OutputTransform(), OutputTransform(scale=0.7, softcap=5.0))
+EVERY_READOUT = list(itertools.product(NORMS, TRANSFORMS, (False, True)))
+
+
+def random_readout(
+    norm: str = "rms_norm",
+    transform: OutputTransform = TRANSFORMS[0],
+    bias: bool = False,
+    *,
+    d_model: int = 24,
+    d_vocab: int = 5000,
+    dtype: torch.dtype = torch.float64,
+) -> Readout:
+    """Build a random readout with peaked predictions."""
+    torch.manual_seed(0)
+    weight, shift = torch.rand(d_model, dtype=dtype) + 0.5, torch.randn(d_model, dtype=dtype)
+    final_norm = FinalNorm(norm == "layer_norm", 1e-5, weight, shift if bias else None)
+    return Readout(
+        torch.randn(d_model, d_vocab, dtype=dtype) * 0.5,
+        torch.randn(d_vocab, dtype=dtype) if bias else None,
+        None if norm == "none" else final_norm,
+        transform,
+        dtype,
+    )
+
+
+def levels_of(readout: Readout, value: Value, states: torch.Tensor, tokens: torch.Tensor):
+    """Evaluate a value plainly, over whole rows."""
+    logits = readout.logits(states).double()
+    at_tokens = logits.gather(-1, tokens[..., None])[..., 0]
+    return value.evaluate(at_tokens, logits.logsumexp(-1))
+
+
+def random_chords(readout: Readout, n_chords: int = 6) -> Chords:
+    states = torch.randn(n_chords + 1, readout.d_model, dtype=readout.dtype)
+    tokens = torch.randint(readout.d_vocab, (n_chords,))
+    return Chords(states, torch.arange(n_chords), torch.arange(1, n_chords + 1), tokens)
+
+
+@pytest.mark.parametrize(("norm", "transform", "bias"), EVERY_READOUT)
+@pytest.mark.parametrize("value", VALUES.values(), ids=lambda value: value.name)
+def test_values_and_slopes_along_chords_agree_with_autograd(norm, transform, bias, value):
+    readout = random_readout(norm, transform, bias)
+    chords = random_chords(readout)
+    nodes = torch.rand(6, 5, dtype=torch.float64, requires_grad=True)
+    points = torch.lerp(chords.states[:-1, None], chords.states[1:, None], nodes[..., None])
+    expected = levels_of(readout, value, points, chords.tokens[:, None].expand(-1, 5))
+    (slopes,) = torch.autograd.grad(expected.sum(), nodes)
+    found = evaluate_chords(readout, value, chords, nodes.detach())
+    torch.testing.assert_close(found[0], expected.detach(), atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(found[1], slopes, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("norm", "transform", "bias"), EVERY_READOUT)
+def test_a_sweep_keeps_what_whole_rows_say(norm, transform, bias):
+    readout = random_readout(norm, transform, bias)
+    states = torch.randn(40, readout.d_model, dtype=torch.float64)
+    pair_states = torch.arange(40).repeat_interleave(2)
+    pair_tokens = torch.randint(readout.d_vocab, (80,))
+    reading = read_states(
+        readout, states, pair_states=pair_states, pair_tokens=pair_tokens, top_k=4, n_ranked=30
+    )
+    logits = readout.logits(states)
+    at_tokens = logits[pair_states, pair_tokens]
+    torch.testing.assert_close(reading.target_logits, at_tokens)
+    torch.testing.assert_close(reading.log_normalizers, logits.logsumexp(1))
+    ranks = (logits[pair_states] > at_tokens[:, None]).sum(1) + 1
+    assert torch.equal(reading.ranks, ranks[:60])
+    top = logits.softmax(1).topk(4, dim=1)
+    torch.testing.assert_close(reading.top_probs, top.values[:30])
+    if transform.softcap is None:  # near the cap different logits round to equal probabilities
+        assert torch.equal(reading.top_ids, top.indices[:30])
+
+
+@given(
+    n_states=st.integers(1, 9),
+    d_vocab=st.integers(2, 3000),
+    pairs=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2999)), max_size=12),
+    top_k=st.integers(0, 6),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_sweep_does_not_depend_on_how_the_vocabulary_is_tiled(n_states, d_vocab, pairs, top_k):
+    readout = random_readout(d_vocab=d_vocab, d_model=8)
+    states = torch.randn(n_states, 8, dtype=torch.float64)
+    chosen = sorted((state % n_states, token % d_vocab) for state, token in pairs)
+    pair_states = torch.tensor([state for state, _ in chosen], dtype=torch.long)
+    pair_tokens = torch.tensor([token for _, token in chosen], dtype=torch.long)
+    with patch.dict(tiles._TILE_BYTES, cpu=1):  # the narrowest tiles: 1,024 columns
+        reading = read_states(
+            readout, states, pair_states=pair_states, pair_tokens=pair_tokens, top_k=top_k
+        )
+    logits = readout.logits(states)
+    at_tokens = logits[pair_states, pair_tokens]
+    torch.testing.assert_close(reading.target_logits, at_tokens)
+    torch.testing.assert_close(reading.log_normalizers, logits.logsumexp(1))
+    if top_k:
+        top = logits.softmax(1).topk(min(top_k, d_vocab), dim=1)
+        assert torch.equal(reading.top_ids, top.indices)
+        torch.testing.assert_close(reading.top_probs, top.values)
+        ranks = (logits[pair_states] > at_tokens[:, None]).sum(1) + 1
+        assert torch.equal(reading.ranks, ranks)
+
+
+@given(n_rows=st.integers(1, 5), d_vocab=st.integers(2, 3000), columns=st.integers(1, 4000))
+@settings(deadline=None, max_examples=40)
+def test_tiles_cover_the_vocabulary_once(n_rows, d_vocab, columns):
+    readout = random_readout(d_vocab=d_vocab, d_model=8)
+    rows = torch.randn(n_rows, 8, dtype=torch.float64)
+    parts = [tile.product.clone() for tile in vocabulary_tiles(readout, rows, columns=columns)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), rows @ readout.unembed)
+
+
+def test_a_target_is_never_ranked_below_itself_by_rounding():
+    readout = random_readout(dtype=torch.float32, d_vocab=50_000)
+    states = torch.randn(64, readout.d_model)
+    best = readout.logits(states).argmax(1)
+    reading = read_states(readout, states, pair_states=torch.arange(64), pair_tokens=best, top_k=1)
+    assert reading.ranks.tolist() == [1] * 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_probabilities_near_one_and_far_below_keep_their_precision(dtype):
+    readout = random_readout(dtype=dtype)
+    states = 1e3 * torch.randn(8, readout.d_model, dtype=dtype)
+    sharp = Readout(8 * readout.unembed, None, None, OutputTransform(), dtype)
+    for scaled in (states * 1e-3, states * 0.05):
+        tokens = sharp.logits(scaled).argmin(1)
+        reading = read_states(sharp, scaled, pair_states=torch.arange(8), pair_tokens=tokens)
+        expected = sharp.logits(scaled).double().log_softmax(1).gather(1, tokens[:, None])[:, 0]
+        found = reading.target_logits - reading.log_normalizers
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_adaptive_integrals_agree_with_captums_integrated_gradients():
+    readout = random_readout("layer_norm", TRANSFORMS[1], True)
+    chords = random_chords(readout)
+    value = VALUES["logprob"]
+    change = _change(readout, value, chords)
+    found = integrate_adaptive(readout, value, chords, change=change, n_nodes=32, tolerance=1e-10)
+    captum = IntegratedGradients(
+        lambda states: levels_of(readout, value, states, chords.tokens[: len(states)])
+    )
+    for index, token in enumerate(chords.tokens):
+        captum.forward_func = lambda states, token=token: levels_of(
+            readout, value, states, token.expand(len(states))
+        )
+        attributions = captum.attribute(
+            chords.states[index + 1 : index + 2],
+            baselines=chords.states[index : index + 1],
+            n_steps=200,
+        )
+        assert attributions.sum().item() == pytest.approx(found[index].item(), abs=1e-6)
+
+
+def test_bisection_finds_the_change_hidden_next_to_the_zero_vector():
+    readout = random_readout("rms_norm")
+    states = torch.stack(
+        [torch.zeros(readout.d_model), 300 * torch.randn(readout.d_model)]
+    ).double()
+    token = readout.logits(states[1]).argmax()[None]
+    chords = Chords(states, torch.tensor([0]), torch.tensor([1]), token)
+    change = _change(readout, VALUES["prob"], chords)
+    options = {"change": change, "n_nodes": 16, "tolerance": 1e-9}
+    found = integrate_adaptive(readout, VALUES["prob"], chords, **options)
+    assert found.item() == pytest.approx(change.item(), abs=1e-8)
+    missed = integrate_midpoint(readout, VALUES["prob"], chords, n_steps=64)
+    assert abs(missed.item()) < 0.01 * change.item()
+
+
+def test_bisection_ends_where_rounding_keeps_the_error_above_the_tolerance():
+    readout = random_readout(dtype=torch.float32)
+    chords = random_chords(readout)
+    change = _change(readout, VALUES["logprob"], chords)
+    found = integrate_adaptive(
+        readout, VALUES["logprob"], chords, change=change, n_nodes=8, tolerance=1e-14
+    )
+    torch.testing.assert_close(found, change, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("n_steps", [1, 7, 64, 130])
+def test_the_midpoint_rule_is_the_mean_of_gradients_at_the_midpoints(n_steps):
+    readout = random_readout()
+    chords = random_chords(readout)
+    nodes = (torch.arange(n_steps, dtype=torch.float64) + 0.5) / n_steps
+    start, end = chords.states[:-1], chords.states[1:]
+    points = torch.lerp(start[:, None], end[:, None], nodes[:, None]).requires_grad_()
+    probs = levels_of(readout, VALUES["prob"], points, chords.tokens[:, None].expand(-1, n_steps))
+    (gradients,) = torch.autograd.grad(probs.sum(), points)
+    expected = (gradients.mean(1) * (end - start)).sum(1)
+    found = integrate_midpoint(readout, VALUES["prob"], chords, n_steps=n_steps)
+    torch.testing.assert_close(found, expected)
+
+
+@given(target=st.floats(-30, 30), others=st.lists(st.floats(-30, 30), min_size=1, max_size=5))
+def test_slopes_of_values_are_their_derivatives(target, others):
+    logits = torch.tensor([target, *others], dtype=torch.float64)
+    for value in VALUES.values():
+        z = logits[0].clone().requires_grad_()
+        normalizer = logits.logsumexp(0).clone().requires_grad_()
+        expected = torch.autograd.grad(
+            value.evaluate(z, normalizer), (z, normalizer), materialize_grads=True
+        )
+        found = value.slopes(z.detach(), normalizer.detach())
+        for slope, derivative in zip(found, expected, strict=True):
+            torch.testing.assert_close(slope, derivative)
+
+
+def test_half_precision_weights_are_read_out_in_float32():
+    full = random_readout(dtype=torch.float32)
+    half = Readout(full.unembed.bfloat16(), None, full.norm, full.transform, torch.float32)
+    states = torch.randn(5, full.d_model).bfloat16()
+    tokens = torch.arange(5)
+    reading = read_states(half, states, pair_states=torch.arange(5), pair_tokens=tokens)
+    expected = half.normalize(states) @ half.unembed.float()
+    assert half.logits(states).dtype == torch.float32
+    torch.testing.assert_close(reading.log_normalizers, expected.double().logsumexp(1))
+
+
+def test_values_are_resolved_by_name_or_given():
+    assert resolve_value("prob") is VALUES["prob"]
+    assert resolve_value(VALUES["logit"]) is VALUES["logit"]
+    with pytest.raises(ValueError, match="unknown value 'probability'; choose one of prob"):
+        resolve_value("probability")
+    with pytest.raises(TypeError, match="value must be a name or a Value, got int"):
+        resolve_value(3)
+
+
+def _change(readout: Readout, value: Value, chords: Chords) -> torch.Tensor:
+    ends = [
+        levels_of(readout, value, chords.states[side], chords.tokens)
+        for side in (chords.start, chords.end)
+    ]
+    return ends[1] - ends[0]
+
+
+def test_levels_do_not_depend_on_the_number_of_states_read_together():
+    readout = random_readout(dtype=torch.float32, d_vocab=3000)
+    states = torch.randn(3000, readout.d_model)
+    tokens = torch.randint(3000, (3000,))
+    together = read_states(
+        readout, states, pair_states=torch.arange(3000), pair_tokens=tokens, top_k=2
+    )
+    alone = read_states(
+        readout,
+        states[2500:2501],
+        pair_states=torch.tensor([0]),
+        pair_tokens=tokens[2500:2501],
+        top_k=2,
+    )
+    np.testing.assert_allclose(together.target_logits[2500], alone.target_logits[0], rtol=1e-5)
+    assert together.ranks[2500] == alone.ranks[0]
+    assert torch.equal(together.top_ids[2500], alone.top_ids[0])
