@@ -58,7 +58,7 @@ def heatmap(
             hoverinfo="text",
             xgap=1,
             ygap=1,
-            colorbar={"title": {"text": data.unit, "side": "right"}, "thickness": 14},
+            colorbar={"title": {"text": data.unit, "side": "top"}, "thickness": 14},
             **_colors(data, values, show),
         )
     )

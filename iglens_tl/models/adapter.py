@@ -99,6 +99,7 @@ def adapt(model: Model) -> ModelAdapter:
         )
     d_vocab = getattr(model.cfg, "d_vocab", -1)
     readout = extract_readout(model, backend)
+    require_float64(readout.device, name)
     return ModelAdapter(
         model=model,
         backend=backend,
@@ -112,6 +113,15 @@ def adapt(model: Model) -> ModelAdapter:
         tokenizer=getattr(model, "tokenizer", None),
         readout=readout,
     )
+
+
+def require_float64(device: torch.device, name: str) -> None:
+    """Raise a `ValueError` for a device on which sums cannot be accumulated in float64."""
+    if device.type == "mps":
+        raise ValueError(
+            f"{name} is on an mps device, which has no float64, so credits would not sum exactly; "
+            "move it to the cpu"
+        )
 
 
 def hooked_transformer_class() -> Any:

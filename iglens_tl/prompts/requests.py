@@ -12,6 +12,7 @@ from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.capture import capture
 from iglens_tl.prompts.prompt import Prompt, PromptLike, as_prompts, check_length
 from iglens_tl.prompts.tokenization import encode_continuation, stop_ids, token_string
+from iglens_tl.readout import most_probable_token
 
 if TYPE_CHECKING:
     Tokens: TypeAlias = str | int | Sequence[str | int]
@@ -106,7 +107,7 @@ def _generate(adapter: ModelAdapter, prompt: Prompt, n_tokens: Any) -> Request:
     for _ in range(n_tokens):
         tokens = torch.tensor([[*prompt.ids, *added]])
         last = capture(adapter, tokens, {site: lambda states: states[0, -1].clone()})[site]
-        best = int(adapter.readout.logits(last).argmax())
+        best = most_probable_token(adapter.readout, last)
         if best in stops:
             break
         added.append(best)

@@ -8,6 +8,7 @@ from iglens_tl.readout.readout import FinalNorm as FinalNorm
 from iglens_tl.readout.readout import OutputTransform as OutputTransform
 from iglens_tl.readout.readout import Readout as Readout
 from iglens_tl.readout.sweep import Reading as Reading
+from iglens_tl.readout.sweep import most_probable_token as most_probable_token
 from iglens_tl.readout.sweep import read_states as read_states
 from iglens_tl.readout.values import VALUES as VALUES
 from iglens_tl.readout.values import Value as Value

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_COLUMNS_CONVERTED_AT_ONCE = 16_384
+
 
 @dataclass(frozen=True)
 class FinalNorm:
@@ -121,6 +123,15 @@ class Readout:
         This is the plain definition, for checks and for few states; the lenses use the tiled
         evaluations of this package, which never hold more than a tile of the vocabulary.
         """
-        raw = self.normalize(states) @ self.unembed_columns(0, self.d_vocab)
+        normalized = self.normalize(states)
+        # Columns are converted from the model's precision in parts, never all at once.
+        width = self.d_vocab if self.unembed.dtype == self.dtype else _COLUMNS_CONVERTED_AT_ONCE
+        raw = torch.cat(
+            [
+                normalized @ self.unembed_columns(start, min(start + width, self.d_vocab))
+                for start in range(0, self.d_vocab, width)
+            ],
+            dim=-1,
+        )
         bias = self.bias_columns(0, self.d_vocab)
         return self.transform(raw if bias is None else raw + bias)

@@ -83,6 +83,14 @@ def read_states(
     return _join(passes)
 
 
+def most_probable_token(readout: Readout, state: Float[Tensor, " d_model"]) -> int:
+    """Return the token that a state makes most probable."""
+    none = torch.empty(0, dtype=torch.long)
+    reading = read_states(readout, state[None], pair_states=none, pair_tokens=none, top_k=1)
+    assert reading.top_ids is not None
+    return int(reading.top_ids[0, 0])
+
+
 def _join(passes: list[Reading]) -> Reading:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in passes]).cpu()

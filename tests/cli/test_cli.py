@@ -136,6 +136,8 @@ def test_options_reach_the_lens(run, toy_folder, toy):
         (["--chat"], "has no chat template"),
         (["--out", "result.txt"], "must end in .csv, .json or .parquet"),
         (["--out", "/no/such/folder/result.csv"], "does not exist; create it first"),
+        (["--out", "/proc/result.csv"], "cannot write '/proc/result.csv'"),
+        (["--html", "/proc/figure.html"], "cannot write '/proc/figure.html'"),
         (["--html", "figure.png"], "must end in .html"),
         (["--answer", " w9", "--generate", "2"], "give only one of answer, generate and targets"),
     ],

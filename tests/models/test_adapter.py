@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import transformers
 
 from iglens_tl import ig_lens
 from iglens_tl.models import adapt, capture, check_model
+from iglens_tl.models.adapter import require_float64
 from iglens_tl.models.checks import READOUT_TOLERANCE
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS, TL_VERSION
 from tests.support.native import native_bridge, native_hooked
@@ -123,6 +126,21 @@ def test_a_readout_that_disagrees_with_the_model_is_an_error(toy_folder):
     hook = ("ln_final.hook_out", lambda states, hook: states * 1.5)
     with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match=r"llama.*by up to 0\.\d"):
         ig_lens(model, IDS)
+
+
+def test_a_residual_stream_that_does_not_add_up_is_an_error(toy_folder):
+    from iglens_tl import load_model
+
+    adapter = adapt(load_model(toy_folder("llama")))
+    without_mlp = replace(adapter, block_kind="attention_only")
+    with pytest.raises(ValueError, match=r"llama: a block's input plus .* differs .* by 0\.\d"):
+        ig_lens(without_mlp, IDS)
+
+
+def test_a_device_without_float64_is_refused_with_the_remedy():
+    require_float64(torch.device("cuda"), "any")
+    with pytest.raises(ValueError, match="toy is on an mps device.*move it to the cpu"):
+        require_float64(torch.device("mps"), "toy")
 
 
 def test_the_check_is_repeated_only_after_weights_changed(toy_folder, monkeypatch):

@@ -22,6 +22,7 @@ from iglens_tl.readout import (
     evaluate_chords,
     integrate_adaptive,
     integrate_midpoint,
+    most_probable_token,
     read_states,
     resolve_value,
     tiles,
@@ -269,8 +270,14 @@ def test_levels_do_not_depend_on_the_number_of_states_read_together():
     states = torch.randn(3000, readout.d_model)
     tokens = torch.randint(3000, (3000,))
     together = read_states(
-        readout, states, pair_states=torch.arange(3000), pair_tokens=tokens, top_k=2
+        readout,
+        states,
+        pair_states=torch.arange(3000),
+        pair_tokens=tokens,
+        top_k=2,
+        n_ranked=2600,
     )
+    assert len(together.ranks) == len(together.top_ids) == 2600
     alone = read_states(
         readout,
         states[2500:2501],
@@ -281,3 +288,11 @@ def test_levels_do_not_depend_on_the_number_of_states_read_together():
     np.testing.assert_allclose(together.target_logits[2500], alone.target_logits[0], rtol=1e-5)
     assert together.ranks[2500] == alone.ranks[0]
     assert torch.equal(together.top_ids[2500], alone.top_ids[0])
+
+
+def test_the_most_probable_token_is_the_argmax_of_the_logits():
+    for dtype in (torch.float32, torch.bfloat16):
+        full = random_readout(dtype=torch.float32, d_vocab=40_000)
+        readout = Readout(full.unembed.to(dtype), None, full.norm, full.transform, torch.float32)
+        for state in torch.randn(5, full.d_model):
+            assert most_probable_token(readout, state) == readout.logits(state).argmax()
