@@ -31,7 +31,7 @@ format: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.readout
 
-## Train the embedded model again (about an hour).
+## Train the embedded model again (about 40 minutes).
 demo-model: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.demo_model.train --out iglens_tl/models/demo
 

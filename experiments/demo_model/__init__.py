@@ -1,0 +1,1 @@
+"""Builds the small language model that ships with the package."""

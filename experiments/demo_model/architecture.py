@@ -1,0 +1,23 @@
+"""Sets the shape of the model."""
+
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+MAX_LENGTH = 512
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """Describe a small Llama: RMSNorm, RoPE, grouped-query attention and SwiGLU."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        num_hidden_layers=8,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=32,
+        intermediate_size=512,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
