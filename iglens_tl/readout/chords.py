@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.readout.readout import Readout
-from iglens_tl.readout.tiles import ROWS_PER_PASS, vocabulary_tiles
+from iglens_tl.readout.tiles import ROWS_PER_PASS, SMALLEST_EXPONENT, vocabulary_tiles
 from iglens_tl.readout.values import Value
 
 _COLUMNS = 2048
@@ -145,7 +145,7 @@ class _ExponentialSums:
         maximum = torch.maximum(self.maximum[block], logits.amax(2))
         decay = torch.exp(self.maximum[block].double() - maximum.double())
         self.maximum[block] = maximum
-        weights = logits.sub_(maximum[:, :, None]).exp_()
+        weights = logits.sub_(maximum[:, :, None]).clamp_min_(SMALLEST_EXPONENT).exp_()
         if damping is None:
             factors = torch.cat([torch.ones_like(ends[:, :1]), ends], dim=1)
             sums = torch.bmm(weights, factors.transpose(1, 2))

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.readout.readout import Readout
-from iglens_tl.readout.tiles import ROWS_PER_PASS, Tile, vocabulary_tiles
+from iglens_tl.readout.tiles import ROWS_PER_PASS, SMALLEST_EXPONENT, Tile, vocabulary_tiles
 
 _GROUP = 64
 
@@ -157,7 +157,7 @@ class _Pass:
         self.total.mul_(torch.exp(self.maximum.double() - maximum.double()))
         self.maximum = maximum
         torch.sub(logits, maximum[:, None], out=scratch)
-        self.total.add_(scratch.exp_().sum(1))
+        self.total.add_(scratch.clamp_min_(SMALLEST_EXPONENT).exp_().sum(1))
 
     def _count_larger(
         self, logits: Tensor, scratch: Tensor, found: Tensor, at_targets: Tensor
