@@ -145,12 +145,18 @@ def grid_credits(readout: Readout, paths: Paths) -> Tensor:
 
 
 def autograd_credits(readout: Readout, paths: Paths) -> Tensor:
-    """Integrate gradients from a backward pass at every midpoint, as the reference code does."""
+    """Integrate gradients from a backward pass at every midpoint, as the reference code does.
+
+    Denormal gradients of the logits are set to zero, in its favour: on a CPU they make single
+    backward products thirty times slower.
+    """
     grid = (torch.arange(AUTOGRAD_STEPS, device=readout.device) + 0.5) / AUTOGRAD_STEPS
     credits = []
     for tokens, points, displacement in _interpolated(paths, grid):
         points.requires_grad_()
-        log_probs = readout.logits(points).log_softmax(-1)
+        logits = readout.logits(points)
+        logits.register_hook(_without_denormals)
+        log_probs = logits.log_softmax(-1)
         probs = log_probs.gather(2, tokens[:, None, None].expand(-1, len(grid), 1)).exp()
         (gradient,) = torch.autograd.grad(probs.sum(), points)
         credits.append((gradient.mean(1) * displacement).sum(1))
@@ -195,6 +201,10 @@ def _interpolated(paths: Paths, grid: Tensor) -> Iterator[tuple[Tensor, Tensor, 
         yield tokens[part].to(points.device), points, at_end - at_start
 
 
+def _without_denormals(gradient: Tensor) -> Tensor:
+    return gradient.masked_fill(gradient.abs() < torch.finfo(gradient.dtype).tiny, 0)
+
+
 def _first(paths: Paths, n_targets: int) -> Paths:
     return Paths(
         paths.states, paths.n_chain_states, paths.visits[:n_targets], paths.token_ids[:n_targets]
@@ -215,7 +225,9 @@ def _timed(function: Callable[[], object]) -> tuple[float, Tensor | Credits]:
     result = function()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start, result
+    seconds = time.perf_counter() - start
+    print(f"{seconds:.2f} s", file=sys.stderr, flush=True)
+    return seconds, result
 
 
 def _row(what: str, seconds: float, beside: str, other: float, ratio: float, aim: str) -> tuple:
