@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from iglens_tl.figures import write_html as write_html
     from iglens_tl.lens_result import LensResult as LensResult
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
+    from iglens_tl.lenses import direct_logit_attribution as direct_logit_attribution
     from iglens_tl.lenses import ig_lens as ig_lens
+    from iglens_tl.lenses import logit_lens as logit_lens
     from iglens_tl.models import load_model as load_model
 
 __version__ = "0.1.0"
@@ -20,12 +22,22 @@ __version__ = "0.1.0"
 _HOMES = {
     "CompletenessWarning": "iglens_tl.lenses",
     "LensResult": "iglens_tl.lens_result",
+    "direct_logit_attribution": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
+    "logit_lens": "iglens_tl.lenses",
     "write_html": "iglens_tl.figures",
 }
 
-__all__ = ["CompletenessWarning", "LensResult", "ig_lens", "load_model", "write_html"]
+__all__ = [
+    "CompletenessWarning",
+    "LensResult",
+    "direct_logit_attribution",
+    "ig_lens",
+    "load_model",
+    "logit_lens",
+    "write_html",
+]
 
 
 def __getattr__(name: str) -> Any:

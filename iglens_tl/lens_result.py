@@ -32,7 +32,7 @@ class LensResult(LensData):
         Args:
             tidy: False: one row per target, one column per segment, then `sum` (of the segments),
                 `delta` (`final − baseline`), `final`, `baseline`, `error` (`sum − delta`) and
-                `onset`. True: one row per target and segment.
+                `onset`; a level lens has only `final` and `onset`. True: one row per target and segment.
 
         Returns:
             A new table. Targets are named by prompt, position, token id and token, as the index of
@@ -44,7 +44,7 @@ class LensResult(LensData):
         """Return the segment by which each target's value has been produced.
 
         Args:
-            rule: "mass", the rule of the IG-Lens paper: where the cumulative |value| reaches the
+            rule: "mass", the rule of the IG-Lens paper: where the cumulative |change| reaches the
                 fraction of its total. "persistent": from where on the level keeps at least the
                 fraction of its way from baseline to final.
             fraction: The fraction, in (0, 1].
@@ -74,6 +74,7 @@ class LensResult(LensData):
             final=self.final[rows],
             ranks=None if self.ranks is None else self.ranks[rows],
             top=top and TopTokens(top.ids[rows], top.probs[rows], top.tokens),
+            statistics={name: numbers[rows] for name, numbers in self.statistics.items()},
         )
 
     def heatmap(self, *, prompt: int = 0, show: str = "value", title: str | None = None) -> Figure:
@@ -113,8 +114,10 @@ class LensResult(LensData):
 
     def __repr__(self) -> str:
         """Say what the result holds in one line."""
+        error = ""
+        if self.additive:
+            error = f", largest completeness error {abs(self.completeness_error).max():.1e}"
         return (
             f"LensResult({self.lens}, {self.provenance.model.get('name', 'unnamed model')}: "
-            f"{len(self.targets)} targets × {len(self.segments)} segments in {self.unit}, "
-            f"largest completeness error {abs(self.completeness_error).max():.1e})"
+            f"{len(self.targets)} targets × {len(self.segments)} segments in {self.unit}{error})"
         )

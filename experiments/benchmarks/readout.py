@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from iglens_tl.lenses.states import Paths
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from iglens_tl.lenses.estimators import Credits, estimate_credits, resolve_estimator
-from iglens_tl.lenses.states import Paths
 from iglens_tl.readout import FinalNorm, OutputTransform, Readout, resolve_value
 
 D_MODEL, D_VOCAB, N_LAYERS = 2048, 128_256, 16

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from iglens_tl.figures.text import show_blanks
 from iglens_tl.lens_result import LensResult
-from iglens_tl.results.frames import SUMMARY_COLUMNS
+from iglens_tl.results.frames import summary_columns
 
 _CELL_WIDTH = 9
 _NAME_WIDTH = 28
@@ -24,7 +24,7 @@ def print_table(result: LensResult, console: Console | None = None) -> None:
     if not console.is_terminal:
         console = Console(file=console.file, width=100_000)
     fitting = max(1, (min(console.width, 100_000) - _NAME_WIDTH) // _CELL_WIDTH)
-    columns = [*result.segments, *SUMMARY_COLUMNS]
+    columns = [*result.segments, *summary_columns(result)]
     for first in range(0, len(columns), fitting):
         console.print(_block(result, columns[first : first + fitting]))
 

@@ -9,7 +9,6 @@ from iglens_tl.figures.hover import hover_text
 from iglens_tl.figures.text import show_token
 from iglens_tl.results.data import LensData
 
-_SHOWN = ("value", "level")
 _DIVERGING = [[0.0, "#b2182b"], [0.5, "#ffffff"], [1.0, "#2166ac"]]
 _MAX_LABEL = 14
 _MAX_CELL = 8
@@ -28,8 +27,9 @@ def heatmap(
     Args:
         data: A result.
         prompt: Which text of a batch.
-        show: "value" for the lens's values, on a diverging scale that is white at 0 and symmetric;
-            "level" for what is read out after each segment (probabilities on a fixed 0–1 scale).
+        show: "value" for the lens's values; an additive lens's are on a diverging scale that is
+            white at 0 and symmetric. "level" for what is read out after each segment (probabilities
+            on a fixed 0–1 scale). "rank", or the name of one of the result's statistics.
         title: Heading; by default the lens and the model.
 
     Returns:
@@ -38,12 +38,13 @@ def heatmap(
     Raises:
         ValueError: For an unknown `show` or a prompt without targets.
     """
-    if show not in _SHOWN:
-        raise ValueError(f"show must be one of {', '.join(_SHOWN)}, got {show!r}")
+    shown = _shown(data)
+    if show not in shown:
+        raise ValueError(f"show must be one of {', '.join(shown)} for this result, got {show!r}")
     targets = [i for i, target in enumerate(data.targets) if target.prompt == prompt]
     if not targets:
         raise ValueError(f"the result has no target in prompt {prompt}")
-    values = (data.values if show == "value" else data.levels)[targets].T
+    values = shown[show][targets].T
     hover = [[hover_text(data, t, s) for t in targets] for s in range(len(data.segments))]
     columns = list(range(len(targets)))
     figure = go.Figure(
@@ -58,7 +59,7 @@ def heatmap(
             hoverinfo="text",
             xgap=1,
             ygap=1,
-            colorbar={"title": {"text": data.unit, "side": "top"}, "thickness": 14},
+            colorbar={"title": {"text": _unit(data, show), "side": "top"}, "thickness": 14},
             **_colors(data, values, show),
         )
     )
@@ -92,19 +93,31 @@ def heatmap(
     return figure
 
 
+def _shown(data: LensData) -> dict[str, np.ndarray]:
+    ranks = {} if data.ranks is None else {"rank": data.ranks}
+    return {"value": data.values, "level": data.levels, **ranks, **data.statistics}
+
+
+def _unit(data: LensData, show: str) -> str:
+    if show in ("value", "level"):
+        return data.unit
+    return "rank" if show == "rank" else f"{show} (nats)"
+
+
 def _what(data: LensData, show: str) -> str:
-    if show == "level":
-        return f"{data.unit} after each segment"
-    return f"{data.unit} {'credit' if data.additive else 'value'} of each segment"
+    if show == "value" and data.additive:
+        return f"{data.unit} credit of each segment"
+    return f"{_unit(data, show)} after each segment"
 
 
 def _colors(data: LensData, values: np.ndarray, show: str) -> dict[str, object]:
-    if show == "value":
+    if show == "value" and data.additive:
         limit = max(float(np.abs(values).max()), 1e-12)
         return {"colorscale": _DIVERGING, "zmin": -limit, "zmax": limit}
-    if data.unit == "probability":
+    if show in ("value", "level") and data.unit == "probability":
         return {"colorscale": "Blues", "zmin": 0.0, "zmax": 1.0}
-    return {"colorscale": "Blues"}
+    # Low ranks and small divergences are the certain ones, so they are the dark ones.
+    return {"colorscale": "Blues", "reversescale": show not in ("value", "level")}
 
 
 def _top_labels(data: LensData, targets: list[int]) -> list[list[str]]:

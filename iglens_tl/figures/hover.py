@@ -13,9 +13,10 @@ def hover_text(data: LensData, target: int, segment: int) -> str:
         f"<b>{show_token(named.token)}</b>  (id {named.token_id})",
         f"read at position {named.position}",
         f"segment <b>{data.segments[segment]}</b> · {data.lens}",
-        f"{'credit' if data.additive else 'value'} {data.values[target, segment]:+.6f} {data.unit}",
+        f"{'credit' if data.additive else 'change'} {data.changes[target, segment]:+.6f} {data.unit}",
         f"level after it {data.levels[target, segment]:.6f}",
     ]
+    lines += [f"{name} {numbers[target, segment]:.4f}" for name, numbers in data.statistics.items()]
     if data.ranks is not None:
         lines.append(f"rank after it {data.ranks[target, segment]}")
     if data.top is not None:

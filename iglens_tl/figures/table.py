@@ -8,7 +8,7 @@ import numpy as np
 
 from iglens_tl.figures.text import show_token
 from iglens_tl.results.data import LensData
-from iglens_tl.results.frames import SUMMARY_COLUMNS, wide_frame
+from iglens_tl.results.frames import summary_columns, wide_frame
 
 _MAX_ROWS = 60
 _CELL = "padding:2px 6px;text-align:right;white-space:pre"
@@ -18,13 +18,13 @@ def notebook_table(data: LensData) -> str:
     """Return the wide table as HTML, with values coloured red to blue."""
     frame = wide_frame(data).iloc[:_MAX_ROWS]
     limit = max(float(np.abs(data.values).max()), 1e-12)
-    header = ["token", *data.segments, *SUMMARY_COLUMNS]
+    header = ["token", *data.segments, *summary_columns(data)]
     rows = [_row([f"<th style='{_CELL}'>{html.escape(label)}</th>" for label in header])]
     for (_, position, token_id, token), values in frame.iterrows():
         title = f"id {token_id}, read at position {position}"
         cells = [f"<th style='{_CELL}' title='{title}'>{show_token(token)}</th>"]
         cells += [_value_cell(float(values[segment]), limit) for segment in data.segments]
-        cells += [_cell(values[column]) for column in SUMMARY_COLUMNS]
+        cells += [_cell(values[column]) for column in summary_columns(data)]
         rows.append(_row(cells))
     caption = f"{data.lens} in {data.unit}, {data.provenance.model.get('name', 'unnamed model')}"
     more = len(data.targets) - _MAX_ROWS

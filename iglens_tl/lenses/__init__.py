@@ -1,6 +1,10 @@
 """Lenses: functions from a model and a prompt to a `LensResult`."""
 
 from iglens_tl.lenses.baselines import BASELINES as BASELINES
+from iglens_tl.lenses.direct_logit_attribution import (
+    direct_logit_attribution as direct_logit_attribution,
+)
 from iglens_tl.lenses.estimators import ESTIMATORS as ESTIMATORS
 from iglens_tl.lenses.estimators import CompletenessWarning as CompletenessWarning
 from iglens_tl.lenses.ig_lens import ig_lens as ig_lens
+from iglens_tl.lenses.logit_lens import logit_lens as logit_lens

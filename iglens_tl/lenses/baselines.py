@@ -31,34 +31,25 @@ class Baseline:
     name: str
     vector: Float[Tensor, " d_model"] | None = None
 
-    @property
-    def needs_whole_text(self) -> bool:
-        """Whether the lowest state is needed at every position."""
-        return self.name in ("mean", "mean_causal")
-
-    def states(
-        self,
-        at_positions: Float[Tensor, "position d_model"],
-        whole_text: Float[Tensor, "pos d_model"] | None,
-        positions: list[int],
+    def of_text(
+        self, states: Float[Tensor, "pos d_model"], positions: list[int]
     ) -> Float[Tensor, "baseline d_model"]:
-        """Return one baseline state for a text, or one for each of its positions.
+        """Return one baseline state for a text, or one for each read position.
 
         Args:
-            at_positions: The lowest state at the read positions.
-            whole_text: The lowest state at every position, where it is needed.
+            states: The lowest state at every position of the text.
             positions: The read positions.
         """
         if self.vector is not None:
-            return self.vector[None].to(at_positions)
+            return self.vector[None].to(states)
         if self.name == "zero":
-            return torch.zeros_like(at_positions[:1])
-        if self.name == "embed" or whole_text is None:
-            return at_positions
+            return torch.zeros_like(states[:1])
         if self.name == "mean":
-            return whole_text.mean(0, keepdim=True)
-        counts = torch.arange(1, len(whole_text) + 1, device=whole_text.device)
-        return (whole_text.cumsum(0) / counts[:, None])[positions]
+            return states.mean(0, keepdim=True)
+        if self.name == "mean_causal":
+            counts = torch.arange(1, len(states) + 1, device=states.device)
+            return (states.cumsum(0) / counts[:, None])[positions]
+        return states[positions]
 
 
 def resolve_baseline(baseline: BaselineLike, *, d_model: int) -> Baseline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.lenses.states import Paths
 from iglens_tl.readout import (
+    ROWS_PER_PASS,
     Chords,
+    Point,
     Readout,
     Value,
     integrate_adaptive,
     integrate_midpoint,
-    read_states,
 )
 
 ESTIMATORS = {
@@ -50,25 +51,6 @@ class Estimator:
     tolerance: float | None = None
 
 
-@dataclass(frozen=True)
-class Credits:
-    """Values along paths and the credits of their segments.
-
-    Attributes:
-        levels: `[target, point]`, the value at every visited state, the baseline first.
-        credits: `[target, segment]`.
-        ranks: `[target, segment]`, rank of the target at the segment's end, or None.
-        top_ids: `[target, segment, top]`, most probable tokens at the segment's end, or None.
-        top_probs: `[target, segment, top]`, their probabilities, or None.
-    """
-
-    levels: Float[Tensor, "target point"]
-    credits: Float[Tensor, "target segment"]
-    ranks: Int[Tensor, "target segment"] | None
-    top_ids: Int[Tensor, "target segment top"] | None
-    top_probs: Float[Tensor, "target segment top"] | None
-
-
 def resolve_estimator(name: str, *, n_steps: Any, tolerance: float | None) -> Estimator:
     """Check an estimator's name and options.
 
@@ -93,87 +75,71 @@ def resolve_estimator(name: str, *, n_steps: Any, tolerance: float | None) -> Es
     return Estimator(name, n_steps or _DEFAULT_STEPS.get(name), tolerance)
 
 
-def estimate_credits(
-    readout: Readout, paths: Paths, value: Value, estimator: Estimator, *, top_k: int = 0
-) -> Credits:
-    """Read the visited states out and credit each segment with its part of the change.
+def credit_segments(
+    readout: Readout,
+    points: Sequence[Point],
+    token_ids: Int[Tensor, " target"],
+    levels: Float[Tensor, "target point"],
+    value: Value,
+    estimator: Estimator,
+) -> Float[Tensor, "target segment"]:
+    """Credit each segment between consecutive points with its part of the change.
 
     Args:
         readout: The model's readout.
-        paths: The states that each target's path visits.
+        points: The states that the paths visit, the baseline first.
+        token_ids: The targets.
+        levels: The value at every point.
         value: What is attributed.
         estimator: How credits are computed.
-        top_k: How many of the most probable tokens to keep per state; 0 skips them and the ranks.
 
     Returns:
-        Levels and credits in float64.
-
-    Raises:
-        ValueError: If a level is NaN or infinite.
+        Credits in float64.
     """
-    n_targets, n_points = paths.visits.shape
-    pair_states, order = paths.visits.reshape(-1).sort(stable=True)
-    pair_tokens = paths.token_ids.repeat_interleave(n_points)[order]
-    reading = read_states(
-        readout,
-        paths.states,
-        pair_states=pair_states,
-        pair_tokens=pair_tokens,
-        top_k=top_k,
-        n_ranked=paths.n_chain_states,
-    )
-    of_pairs = value.evaluate(reading.target_logits, reading.log_normalizers[pair_states])
-    levels = torch.empty_like(of_pairs)
-    levels[order] = of_pairs
-    levels = levels.view(n_targets, n_points)
-    if not bool(torch.isfinite(levels).all()):
-        raise ValueError(
-            "a state has no finite readout; the zero baseline needs a final norm with eps above 0"
-        )
-    credits = levels.diff(dim=1)
-    if estimator.name != "delta":
-        credits = _integrate(readout, paths, value, estimator, credits)
-    ranks = top_ids = top_probs = None
-    if reading.ranks is not None and reading.top_ids is not None and reading.top_probs is not None:
-        # The pairs at baselines come last in state order and have no rank.
-        unordered = torch.zeros_like(order)
-        unordered[order[: len(reading.ranks)]] = reading.ranks
-        ranks = unordered.view(n_targets, n_points)[:, 1:]
-        top_ids, top_probs = (t[paths.visits[:, 1:]] for t in (reading.top_ids, reading.top_probs))
-    return Credits(levels, credits, ranks, top_ids, top_probs)
-
-
-def _integrate(
-    readout: Readout, paths: Paths, value: Value, estimator: Estimator, change: Tensor
-) -> Tensor:
-    n_segments = change.shape[1]
-    chords = Chords(
-        paths.states,
-        start=paths.visits[:, :-1].reshape(-1),
-        end=paths.visits[:, 1:].reshape(-1),
-        tokens=paths.token_ids.repeat_interleave(n_segments),
-    )
+    change = levels.diff(dim=1)
+    if estimator.name == "delta":
+        return change
     n_steps = estimator.n_steps or _DEFAULT_STEPS[estimator.name]
     scale = max(1.0, change.abs().max().item())
-    if estimator.name == "riemann":
-        credits = integrate_midpoint(readout, value, chords, n_steps=n_steps)
-        # The paper reports errors of a thousandth at its default step count.
-        accepted = 1e-2 * scale
-    else:
-        tolerance = scale * (estimator.tolerance or _DEFAULT_TOLERANCE[readout.dtype])
-        credits = integrate_adaptive(
-            readout,
-            value,
-            chords,
-            change=change.reshape(-1),
-            n_nodes=n_steps,
-            tolerance=tolerance,
-        )
-        accepted = 10 * tolerance
-    credits = credits.view_as(change)
-    from_zero = not bool(paths.states[paths.visits[:, 0]].any())
+    tolerance = scale * (estimator.tolerance or _DEFAULT_TOLERANCE[readout.dtype])
+    credits = torch.empty_like(change)
+    # A few targets at a time, so that the states are never copied as a whole.
+    for targets in torch.arange(len(token_ids)).split(max(1, ROWS_PER_PASS // len(points))):
+        chords = _chords(points, token_ids, targets)
+        if estimator.name == "riemann":
+            integrals = integrate_midpoint(readout, value, chords, n_steps=n_steps)
+        else:
+            integrals = integrate_adaptive(
+                readout,
+                value,
+                chords,
+                change=change[targets].reshape(-1),
+                n_nodes=n_steps,
+                tolerance=tolerance,
+            )
+        credits[targets] = integrals.view(len(targets), -1)
+    # The paper reports errors of a thousandth at the default step count of its midpoint rule.
+    accepted = 1e-2 * scale if estimator.name == "riemann" else 10 * tolerance
+    from_zero = not bool(points[0].states.any())
     _warn_if_incomplete(estimator, (credits - change).sum(1), accepted, from_zero)
     return credits
+
+
+def _chords(points: Sequence[Point], token_ids: Tensor, targets: Tensor) -> Chords:
+    """Return the segments of some targets' paths, target by target."""
+    states, visits, first = [], [], 0
+    for point in points:
+        rows, places = point.target_rows[targets].unique(return_inverse=True)
+        states.append(point.states[rows])
+        visits.append(places + first)
+        first += len(rows)
+    path = torch.stack(visits, dim=1)
+    return Chords(
+        torch.cat(states),
+        start=path[:, :-1].reshape(-1),
+        end=path[:, 1:].reshape(-1),
+        tokens=token_ids[targets].repeat_interleave(len(points) - 1),
+    )
 
 
 def _warn_if_incomplete(
@@ -192,4 +158,4 @@ def _warn_if_incomplete(
             ". The final norm ignores the length of a state, so from the zero baseline nearly all "
             "change happens at the very beginning of the first segment, between the steps"
         )
-    warnings.warn(message, CompletenessWarning, stacklevel=5)
+    warnings.warn(message, CompletenessWarning, stacklevel=6)

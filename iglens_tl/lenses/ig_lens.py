@@ -11,33 +11,40 @@ and leaving the model there; it does not measure what a layer prepares for later
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.baselines import BaselineLike, resolve_baseline
-from iglens_tl.lenses.chain import build_chain
-from iglens_tl.lenses.estimators import Credits, estimate_credits, resolve_estimator
-from iglens_tl.lenses.provenance import describe
-from iglens_tl.lenses.states import collect_paths
-from iglens_tl.models import Model, ModelAdapter, adapt, check_model
-from iglens_tl.prompts import PromptLike, Request, Tokens, build_requests, token_string
-from iglens_tl.readout import OutputTransform, ValueLike, resolve_value
-from iglens_tl.results import Target, Text, TopTokens
+from iglens_tl.lenses.assembly import assemble, levels_of
+from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
+from iglens_tl.lenses.chain import Chain, build_chain
+from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
+from iglens_tl.lenses.options import Count, Layers, resolve_top_k
+from iglens_tl.lenses.running import run_lenses, state_point
+from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.prompts import PromptLike, Tokens
+from iglens_tl.readout import (
+    OutputTransform,
+    Point,
+    Reading,
+    Readout,
+    Value,
+    ValueLike,
+    resolve_value,
+)
 
-if TYPE_CHECKING:
-    Layers: TypeAlias = Sequence[int]
-    Count: TypeAlias = int
-else:  # anything may arrive here; it is answered with a readable error
-    Layers = Count = Any
-
-REFERENCE_NOTE = (
+_REFERENCE_NOTE = (
     "reference_compat: the final norm is applied a second time to the last state, as in the public "
     "reference code, so 'final' is not the model's probability; for comparison only"
 )
+
+_BASELINE = "ig_lens.baseline"
 
 
 def ig_lens(
@@ -109,74 +116,141 @@ def ig_lens(
         True
     """
     adapter = adapt(model)
-    value = resolve_value(value)
-    resolved = resolve_baseline(baseline, d_model=adapter.readout.d_model)
-    method = resolve_estimator(estimator, n_steps=n_steps, tolerance=tolerance)
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-        raise ValueError(f"top_k must be an integer of at least 0, got {top_k!r}")
-    chain = build_chain(adapter, layers=layers, sublayers=sublayers, embed=not reference_compat)
-    requests = build_requests(
+    lens = plan_ig_lens(
         adapter,
+        layers=layers,
+        sublayers=sublayers,
+        baseline=baseline,
+        value=value,
+        estimator=estimator,
+        n_steps=n_steps,
+        tolerance=tolerance,
+        top_k=top_k,
+        reference_compat=reference_compat,
+    )
+    run = run_lenses(
+        adapter,
+        [lens],
         prompt,
+        readout=lens.readout,
         answer=answer,
         generate=generate,
         targets=targets,
         prepend_bos=prepend_bos,
     )
-    check = check_model(adapter, torch.tensor(requests[0].ids))
-    readout, map_last = adapter.readout, None
-    if reference_compat:
-        map_last = readout.normalize
-        readout = replace(readout, transform=OutputTransform())
-    paths = collect_paths(adapter, requests, chain, resolved, map_last=map_last)
-    credits = estimate_credits(readout, paths, value, method, top_k=top_k)
-    options = {
-        "layers": None if layers is None else [int(layer) for layer in layers],
-        "sublayers": sublayers,
-        "baseline": resolved.name,
-        "value": value.name,
-        "estimator": method.name,
-        "n_steps": method.n_steps,
-        "tolerance": method.tolerance,
-        "generate": generate,
-        "prepend_bos": prepend_bos,
-        "reference_compat": reference_compat,
-    }
-    notes = (REFERENCE_NOTE,) if reference_compat else ()
-    return LensResult(
-        lens="ig_lens",
-        unit=value.unit,
-        additive=True,
-        segments=chain.segments,
-        texts=_texts(adapter, requests),
-        targets=_targets(adapter, requests),
-        values=credits.credits.numpy(),
-        levels=credits.levels[:, 1:].numpy(),
-        baseline=credits.levels[:, 0].numpy(),
-        final=credits.levels[:, -1].numpy(),
-        ranks=None if credits.ranks is None else credits.ranks.numpy(),
-        top=_top_tokens(adapter, credits),
-        provenance=describe(adapter, check, options, notes),
+    return run.results[0]
+
+
+def plan_ig_lens(
+    adapter: ModelAdapter,
+    *,
+    layers: Layers | None = None,
+    sublayers: bool = False,
+    baseline: BaselineLike = "mean",
+    value: ValueLike = "prob",
+    estimator: str = "delta",
+    n_steps: Count | None = None,
+    tolerance: float | None = None,
+    top_k: Count = 5,
+    reference_compat: bool = False,
+) -> IGLens:
+    """Check the options of `ig_lens` and return the lens, ready to measure."""
+    value = resolve_value(value)
+    return IGLens(
+        adapter=adapter,
+        value=value,
+        baseline=resolve_baseline(baseline, d_model=adapter.readout.d_model),
+        estimator=resolve_estimator(estimator, n_steps=n_steps, tolerance=tolerance),
+        top_k=resolve_top_k(top_k),
+        chain=build_chain(adapter, layers=layers, sublayers=sublayers, embed=not reference_compat),
+        layers=None if layers is None else tuple(int(layer) for layer in layers),
+        sublayers=sublayers,
+        reference_compat=reference_compat,
     )
 
 
-def _texts(adapter: ModelAdapter, requests: list[Request]) -> tuple[Text, ...]:
-    return tuple(
-        Text(request.ids, tuple(token_string(adapter, token) for token in request.ids))
-        for request in requests
-    )
+@dataclass(frozen=True)
+class IGLens:
+    """IG-Lens with resolved options."""
+
+    name: ClassVar[str] = "ig_lens"
+    statistics: ClassVar[bool] = False
+
+    adapter: ModelAdapter
+    value: Value
+    baseline: Baseline
+    estimator: Estimator
+    top_k: int
+    chain: Chain
+    layers: tuple[int, ...] | None
+    sublayers: bool
+    reference_compat: bool
+
+    @property
+    def readout(self) -> Readout:
+        """The model's readout; the reference code's has no logit transform."""
+        readout = self.adapter.readout
+        return replace(readout, transform=OutputTransform()) if self.reference_compat else readout
+
+    def needs(self) -> Needs:
+        """Ask for the chain's states, and for what the baseline is made of."""
+        lowest = self.chain.sites[0]
+        return Needs(self.chain.sites, {_BASELINE: (lowest, self._baseline_of_text)})
+
+    def points(self, trace: Trace) -> list[Point]:
+        """Return the path: the baseline, then the chain."""
+        baselines = trace.reduced[_BASELINE]
+        points = [Point(_BASELINE, torch.cat(baselines), _baseline_rows(trace), ranked=False)]
+        points += [state_point(trace, site) for site in self.chain.sites]
+        if self.reference_compat:
+            normed = self.readout.normalize(points[-1].states)
+            points[-1] = replace(points[-1], key=f"{points[-1].key}, normed", states=normed)
+        return points
+
+    def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
+        """Credit the segments."""
+        points = self.points(trace)
+        visited = [readings[point.key] for point in points]
+        levels = levels_of(self.value, visited)
+        return assemble(
+            trace,
+            lens=self.name,
+            unit=self.value.unit,
+            additive=True,
+            segments=self.chain.segments,
+            values=credit_segments(
+                self.readout, points, trace.token_ids, levels, self.value, self.estimator
+            ),
+            levels=levels[:, 1:],
+            baseline=levels[:, 0],
+            final=levels[:, -1],
+            readings=visited[1:],
+            top_k=self.top_k,
+            options={
+                "layers": self.layers,
+                "sublayers": self.sublayers,
+                "baseline": self.baseline.name,
+                "value": self.value.name,
+                "estimator": self.estimator.name,
+                "n_steps": self.estimator.n_steps,
+                "tolerance": self.estimator.tolerance,
+                "reference_compat": self.reference_compat,
+            },
+            notes=(_REFERENCE_NOTE,) if self.reference_compat else (),
+        )
+
+    def _baseline_of_text(self, states: Tensor, positions: list[int]) -> Tensor:
+        if self.reference_compat and len(self.chain.sites) == 1:
+            states = self.readout.normalize(states)  # the lowest state is the last one too
+        return self.baseline.of_text(states, positions)
 
 
-def _targets(adapter: ModelAdapter, requests: list[Request]) -> tuple[Target, ...]:
-    return tuple(
-        Target(index, position, token, token_string(adapter, token))
-        for index, request in enumerate(requests)
-        for position, token in zip(request.positions, request.target_ids, strict=True)
-    )
-
-
-def _top_tokens(adapter: ModelAdapter, credits: Credits) -> TopTokens | None:
-    if credits.top_ids is None or credits.top_probs is None:
-        return None
-    tokens = {int(i): token_string(adapter, int(i)) for i in credits.top_ids.unique()}
-    return TopTokens(credits.top_ids.numpy(), credits.top_probs.numpy(), tokens)
+def _baseline_rows(trace: Trace) -> Tensor:
+    """Return the row of each target's baseline: the text's only one, or the position's own."""
+    n_positions = Counter(trace.row_texts)
+    rows, first = [], 0
+    for text, baselines in enumerate(trace.reduced[_BASELINE]):
+        shared = len(baselines) == 1
+        rows += [first + (0 if shared else place) for place in range(n_positions[text])]
+        first += len(baselines)
+    return torch.tensor(rows)[trace.target_rows]

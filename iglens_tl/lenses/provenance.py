@@ -10,19 +10,17 @@ from typing import Any
 
 import torch
 
-from iglens_tl.models import ModelAdapter, ReadoutCheck
+from iglens_tl.lenses.trace import Trace
+from iglens_tl.models import check_model
 from iglens_tl.results import Provenance
 
 _PACKAGES = ("iglens_tl", "transformer_lens", "torch", "transformers")
 
 
-def describe(
-    adapter: ModelAdapter,
-    check: ReadoutCheck,
-    options: Mapping[str, Any],
-    notes: tuple[str, ...] = (),
-) -> Provenance:
+def describe(trace: Trace, options: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Provenance:
     """Record the model, the lens's options, the checks and the versions."""
+    adapter = trace.adapter
+    check = check_model(adapter, torch.tensor(trace.requests[0].ids))
     if adapter.dtype in (torch.float16, torch.bfloat16):
         notes += (
             f"the model runs in {_name(adapter.dtype)} and is read out in float32; its own rounded "
@@ -38,7 +36,7 @@ def describe(
             "dtype": _name(adapter.dtype),
             "device": str(adapter.device),
         },
-        options=dict(options),
+        options={**options, **trace.choice},
         checks=asdict(check),
         versions={package: _version(package) for package in _PACKAGES},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -67,10 +67,22 @@ class ModelAdapter:
         """Return the hook of the state between attention and MLP of a sequential block."""
         return f"blocks.{layer}.hook_resid_mid"
 
+    def attn_site(self, layer: int) -> str:
+        """Return the hook of what the attention adds to the stream."""
+        return f"blocks.{layer}.hook_attn_out"
+
+    def mlp_site(self, layer: int) -> str | None:
+        """Return the hook of what the MLP adds to the stream, None where there is no MLP."""
+        return None if self.block_kind == "attention_only" else f"blocks.{layer}.hook_mlp_out"
+
+    def head_site(self, layer: int) -> str:
+        """Return the hook of what every head passes to W_O, `[batch, pos, head, d_head]`."""
+        return f"blocks.{layer}.attn.hook_z"
+
     def update_sites(self, layer: int) -> list[str]:
         """Return the hooks of what a block adds to its input."""
-        sublayers = ["attn"] if self.block_kind == "attention_only" else ["attn", "mlp"]
-        return [f"blocks.{layer}.hook_{sublayer}_out" for sublayer in sublayers]
+        sites = [self.attn_site(layer), self.mlp_site(layer)]
+        return [site for site in sites if site is not None]
 
 
 def adapt(model: Model) -> ModelAdapter:

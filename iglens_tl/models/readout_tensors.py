@@ -26,16 +26,20 @@ def extract_readout(model: Any, backend: str) -> Readout:
         unembed=unembed,
         # The bridge gives zeros where a model has no bias; adding those would cost a pass.
         unembed_bias=bias if bool(bias.any()) else None,
-        norm=_bridge_norm(model, dtype) if backend == "bridge" else _hooked_norm(model, dtype),
+        norm=extract_norm(model, backend, getattr(model, "ln_final", None), dtype),
         transform=_output_transform(model, backend),
         dtype=dtype,
     )
 
 
-def _hooked_norm(model: Any, dtype: torch.dtype) -> FinalNorm | None:
-    norm = getattr(model, "ln_final", None)
+def extract_norm(model: Any, backend: str, norm: Any, dtype: torch.dtype) -> FinalNorm | None:
+    """Return one of a model's norm modules as tensors, or None for a missing or idle one."""
     if norm is None:
         return None
+    return _bridge_norm(model, norm, dtype) if backend == "bridge" else _hooked_norm(norm, dtype)
+
+
+def _hooked_norm(norm: Any, dtype: torch.dtype) -> FinalNorm:
     return FinalNorm(
         centered=not type(norm).__name__.startswith("RMS"),
         eps=float(norm.eps),
@@ -44,11 +48,10 @@ def _hooked_norm(model: Any, dtype: torch.dtype) -> FinalNorm | None:
     )
 
 
-def _bridge_norm(model: Any, dtype: torch.dtype) -> FinalNorm | None:
-    norm = getattr(model, "ln_final", None)
+def _bridge_norm(model: Any, norm: Any, dtype: torch.dtype) -> FinalNorm | None:
     component = getattr(norm, "original_component", None)
     component = norm if component is None else component
-    if norm is None or isinstance(component, nn.Identity) or model.cfg.normalization_type is None:
+    if isinstance(component, nn.Identity) or model.cfg.normalization_type is None:
         return None
     rms = bool(norm.uses_rms_norm)
     weight = _tensor(getattr(component, "weight", None), dtype)

@@ -11,7 +11,7 @@ import torch
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.capture import capture
 from iglens_tl.prompts.prompt import Prompt, PromptLike, as_prompts, check_length
-from iglens_tl.prompts.tokenization import encode_continuation, stop_ids, token_string
+from iglens_tl.prompts.tokenization import decode, encode_continuation, stop_ids, token_string
 from iglens_tl.readout import most_probable_token
 
 if TYPE_CHECKING:
@@ -69,6 +69,20 @@ def build_requests(
         choices = _per_prompt(targets, len(prompts), "targets") if is_batch else [targets]
         return [_candidates(adapter, *pair) for pair in zip(prompts, choices, strict=True)]
     return [_every_next_token(single) for single in prompts]
+
+
+def resolve_token(adapter: ModelAdapter, request: Request, token: str | int) -> int:
+    """Return the id of one more token for the first attributed position of a request.
+
+    Raises:
+        TypeError: For anything but a text or an id.
+        ValueError: For a text that is no single token, or an unknown id.
+    """
+    if not isinstance(token, str):
+        return _token_id(adapter, token, "contrast")
+    before = request.ids[: request.positions[0] + 1]
+    text = None if adapter.tokenizer is None else decode(adapter, before)
+    return _single_token(adapter, Prompt(before, text), token)
 
 
 def _every_next_token(prompt: Prompt) -> Request:

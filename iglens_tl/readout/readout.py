@@ -43,10 +43,18 @@ class FinalNorm:
         centered = self.center(states)
         return centered if self.weight is None else centered * self.weight
 
-    def __call__(self, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Return the normalised states, β included."""
-        mean_square = self.center(states).square().mean(-1, keepdim=True)
-        normalized = self.direction(states) * torch.rsqrt(mean_square + self.eps)
+    def scale(self, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+        """Return s(h) = 1 / sqrt(mean((C h)²) + eps)."""
+        return torch.rsqrt(self.center(states).square().mean(-1) + self.eps)
+
+    def __call__(
+        self,
+        states: Float[Tensor, "*batch d_model"],
+        scale: Float[Tensor, "*batch"] | None = None,
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Return the normalised states, β included, with their own s(h) or a given one."""
+        scale = self.scale(states) if scale is None else scale
+        normalized = self.direction(states) * scale[..., None]
         return normalized if self.bias is None else normalized + self.bias
 
 
@@ -102,10 +110,16 @@ class Readout:
         """Device of the unembedding, where all computation happens."""
         return self.unembed.device
 
-    def normalize(self, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Apply the final norm in the readout's precision."""
+    def normalize(
+        self,
+        states: Float[Tensor, "*batch d_model"],
+        scale: Float[Tensor, "*batch"] | None = None,
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Apply the final norm in the readout's precision, with its own s(h) or a given one."""
         states = states.to(self.device, self.dtype)
-        return states if self.norm is None else self.norm(states)
+        if self.norm is None:
+            return states
+        return self.norm(states, None if scale is None else scale.to(states))
 
     def unembed_columns(self, start: int, stop: int) -> Float[Tensor, "d_model tile"]:
         """Return the columns `start:stop` of W_U in the readout's precision."""

@@ -1,104 +1,108 @@
 """Reading many states out in one sweep over the vocabulary.
 
-This is all that the `delta` estimator needs: one row of a matrix product per state. Of each row
-only the log-normaliser, the targets' logits and, if asked for, the targets' ranks and the most
-probable tokens are kept.
+This is all that the level lenses and the `delta` estimator need: one row of a matrix product per
+state. Of each row only the log-normaliser, the targets' logits and, if asked for, ranks, most
+probable tokens, entropy and divergence are kept. Whatever several lenses want to know is read in
+one sweep, so that W_U is read from memory once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iglens_tl.readout.divergence import DivergenceSums
+from iglens_tl.readout.points import Point, Reading
 from iglens_tl.readout.readout import Readout
 from iglens_tl.readout.tiles import ROWS_PER_PASS, SMALLEST_EXPONENT, Tile, vocabulary_tiles
 
 _GROUP = 64
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a sweep keeps of every state, in float64.
-
-    A pair is one (state, target token) whose value is wanted; several pairs may share a state.
-
-    Attributes:
-        target_logits: `[pair]`, the targets' logits.
-        log_normalizers: `[state]`, logsumexp of the logits.
-        ranks: `[ranked_pair]`, 1 for the most probable token; None if `top_k` was 0.
-        top_ids: `[ranked_state, top]`, the most probable tokens, best first; None if `top_k` was 0.
-        top_probs: `[ranked_state, top]`, their probabilities; None if `top_k` was 0.
-    """
-
-    target_logits: Float[Tensor, " pair"]
-    log_normalizers: Float[Tensor, " state"]
-    ranks: Int[Tensor, " ranked_pair"] | None = None
-    top_ids: Int[Tensor, "ranked_state top"] | None = None
-    top_probs: Float[Tensor, "ranked_state top"] | None = None
-
-
 @torch.no_grad()
-def read_states(
+def read_points(
     readout: Readout,
-    states: Float[Tensor, "state d_model"],
+    points: Sequence[Point],
+    token_ids: Int[Tensor, " target"],
     *,
-    pair_states: Int[Tensor, " pair"],
-    pair_tokens: Int[Tensor, " pair"],
     top_k: int = 0,
-    n_ranked: int | None = None,
-) -> Reading:
+    reference: str | None = None,
+) -> dict[str, Reading]:
     """Read states out at the wanted tokens.
 
     Args:
         readout: The model's readout.
-        states: `[state, d_model]` residual states, any precision.
-        pair_states: `[pair]` the state of each wanted pair, in ascending order.
-        pair_tokens: `[pair]` the token of each wanted pair.
+        points: What to read. With a `reference`, all ranked points have as many rows as it.
+        token_ids: `[target]` the tokens.
         top_k: How many of the most probable tokens to keep; 0 skips them and the ranks.
-        n_ranked: Ranks and most probable tokens are kept for the first `n_ranked` states only; by
-            default for all.
+        reference: Key of the ranked point that divergences are measured from; None skips entropies
+            and divergences.
 
     Returns:
-        The reading. Memory beyond it is bounded by `ROWS_PER_PASS` rows and two tiles.
+        The readings by key. Memory beyond them is bounded by `ROWS_PER_PASS` rows and three tiles.
     """
     top_k = min(top_k, readout.d_vocab)
-    n_ranked = len(states) if n_ranked is None else n_ranked
-    passes = []
-    for first in range(0, len(states), ROWS_PER_PASS):
-        last = min(first + ROWS_PER_PASS, len(states))
-        low, high = torch.searchsorted(pair_states, torch.tensor([first, last])).tolist()
-        passes.append(
-            _Pass(
-                readout,
-                readout.normalize(states[first:last]),
-                (pair_states[low:high] - first).to(readout.device),
-                pair_tokens[low:high].to(readout.device),
-                top_k,
-                max(0, min(n_ranked, last) - first),
-            ).run()
-        )
-    return _join(passes)
+    # Ranked points come first, so that their rows and pairs are a prefix in every pass.
+    ordered = sorted(points, key=lambda point: not point.ranked)
+    n_rows = sum(len(point) for point in ordered)
+    n_passes = -(-n_rows // ROWS_PER_PASS)
+    kept = [_Kept(len(token_ids)) for _ in ordered]
+    for index in range(n_passes):
+        parts = [_part(point, index, n_passes) for point in ordered]
+        found = _Pass(readout, parts, token_ids, top_k, reference).run()
+        for part, reading, keep in zip(parts, found, kept, strict=True):
+            keep.store(part.targets, reading)
+    return {point.key: keep.reading() for point, keep in zip(ordered, kept, strict=True)}
 
 
 def most_probable_token(readout: Readout, state: Float[Tensor, " d_model"]) -> int:
     """Return the token that a state makes most probable."""
-    none = torch.empty(0, dtype=torch.long)
-    reading = read_states(readout, state[None], pair_states=none, pair_tokens=none, top_k=1)
+    point = Point("state", state[None], torch.zeros(1, dtype=torch.long))
+    reading = read_points(readout, [point], torch.zeros(1, dtype=torch.long), top_k=1)["state"]
     assert reading.top_ids is not None
     return int(reading.top_ids[0, 0])
 
 
-def _join(passes: list[Reading]) -> Reading:
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in passes]).cpu()
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a point: the rows, the targets read there, and at which of the rows."""
 
-    names = ["target_logits", "log_normalizers"]
-    if passes[0].ranks is not None:
-        names += ["ranks", "top_ids", "top_probs"]
-    return Reading(**{name: joined(name) for name in names})
+    point: Point
+    first: int
+    last: int
+    targets: Tensor
+    rows: Tensor
+
+
+def _part(point: Point, index: int, n_parts: int) -> _Part:
+    # Points of equal length are cut at the same rows, so that their parts stay aligned.
+    first, last = (len(point) * bound // n_parts for bound in (index, index + 1))
+    inside = (point.target_rows >= first) & (point.target_rows < last)
+    targets = inside.nonzero().squeeze(-1)
+    return _Part(point, first, last, targets, point.target_rows[targets] - first)
+
+
+class _Kept:
+    """The readings of one point's parts, put together."""
+
+    def __init__(self, n_targets: int) -> None:
+        self.n_targets = n_targets
+        self.fields: dict[str, Tensor] = {}
+
+    def store(self, targets: Tensor, reading: Reading) -> None:
+        for name, part in vars(reading).items():
+            if part is None:
+                continue
+            if name not in self.fields:
+                self.fields[name] = part.new_zeros(self.n_targets, *part.shape[1:], device="cpu")
+            self.fields[name][targets] = part.cpu()
+
+    def reading(self) -> Reading:
+        return Reading(**self.fields)
 
 
 class _Pass:
@@ -107,30 +111,33 @@ class _Pass:
     def __init__(
         self,
         readout: Readout,
-        rows: Tensor,
-        pair_rows: Tensor,
-        pair_tokens: Tensor,
+        parts: list[_Part],
+        token_ids: Tensor,
         top_k: int,
-        n_ranked: int,
+        reference: str | None,
     ) -> None:
-        self.readout, self.rows, self.top_k = readout, rows, top_k
-        self.pair_rows, self.pair_tokens = pair_rows, pair_tokens
-        self.target_logits = rows.new_zeros(len(pair_rows), dtype=torch.float64)
-        self.maximum = rows.new_full((len(rows),), -torch.inf)
-        self.total = rows.new_zeros(len(rows), dtype=torch.float64)
+        self.readout, self.parts, self.top_k, device = readout, parts, top_k, readout.device
+        self.rows = torch.cat([_normalized_rows(readout, part) for part in parts])
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + part.last - part.first)
+        pairs = [part.rows + start for part, start in zip(parts, starts, strict=False)]
+        self.pair_rows = torch.cat(pairs).to(device)
+        self.pair_tokens = torch.cat([token_ids[part.targets] for part in parts]).to(device)
+        self.target_logits = self.rows.new_zeros(len(self.pair_rows), dtype=torch.float64)
+        self.maximum = self.rows.new_full((len(self.rows),), -torch.inf)
+        self.total = self.rows.new_zeros(len(self.rows), dtype=torch.float64)
+        ranked = [part.point for part in parts if part.point.ranked]
+        self.n_ranked = starts[len(ranked)]
+        self.n_ranked_pairs = sum(len(rows) for rows in pairs[: len(ranked)])
+        self.divergence = None
+        if reference is not None and self.n_ranked:
+            place = [point.key for point in ranked].index(reference)
+            self.divergence = DivergenceSums(self.n_ranked, len(ranked), place, self.rows)
         if top_k:
-            self.n_ranked = n_ranked
-            self.ranked_rows = pair_rows[pair_rows < n_ranked]
-            # With one pair per row, in order, no tile has to be gathered by pair.
-            self.one_pair_per_row = torch.equal(
-                self.ranked_rows, torch.arange(n_ranked, device=pair_rows.device)
-            )
-            self.estimates = self._target_logits_ahead()
-            self.larger = rows.new_zeros(len(self.ranked_rows), dtype=torch.long)
-            self.top_logits = rows.new_zeros(n_ranked, 0)
-            self.top_ids = rows.new_zeros(n_ranked, 0, dtype=torch.long)
+            self._prepare_ranks()
 
-    def run(self) -> Reading:
+    def run(self) -> list[Reading]:
         scratch = None
         for tile in vocabulary_tiles(self.readout, self.rows):
             logits = _to_logits(self.readout, tile)
@@ -143,21 +150,61 @@ class _Pass:
                 self._count_larger(logits, scratch, found, at_targets)
                 self._merge_top(logits[: self.n_ranked], tile.start)
             self._add_exponentials(logits, scratch)
-        log_normalizers = self.maximum.double() + self.total.log()
-        if not self.top_k:
-            return Reading(self.target_logits, log_normalizers)
-        normalizers = log_normalizers[: self.n_ranked, None]
-        top_probs = torch.exp(self.top_logits.double() - normalizers)
-        return Reading(
-            self.target_logits, log_normalizers, self.larger + 1, self.top_ids, top_probs
-        )
+        return self._readings()
 
     def _add_exponentials(self, logits: Tensor, scratch: Tensor) -> None:
         maximum = torch.maximum(self.maximum, logits.amax(1))
-        self.total.mul_(torch.exp(self.maximum.double() - maximum.double()))
+        rise = maximum.double() - self.maximum.double()
+        decay = torch.exp(-rise)
+        if self.divergence is not None:
+            ranked = slice(self.n_ranked)
+            known_rise = torch.where(rise.isfinite(), rise, 0)
+            self.divergence.rescale(self.total[ranked], decay[ranked], known_rise[ranked])
+        self.total.mul_(decay)
         self.maximum = maximum
-        torch.sub(logits, maximum[:, None], out=scratch)
-        self.total.add_(scratch.clamp_min_(SMALLEST_EXPONENT).exp_().sum(1))
+        shifted = torch.sub(logits, maximum[:, None], out=logits)
+        weights = torch.clamp_min(shifted, SMALLEST_EXPONENT, out=scratch).exp_()
+        if self.divergence is not None:
+            self.divergence.add(shifted[: self.n_ranked], weights[: self.n_ranked])
+        self.total.add_(weights.sum(1))
+
+    def _readings(self) -> list[Reading]:
+        """Return one reading for every part, with a row for each of its targets."""
+        log_normalizers = self.maximum.double() + self.total.log()
+        of_all = {
+            "target_logits": self.target_logits,
+            "log_normalizers": log_normalizers[self.pair_rows],
+        }
+        of_ranked = {}
+        ranked_rows = self.pair_rows[: self.n_ranked_pairs]
+        if self.top_k:
+            top_probs = torch.exp(self.top_logits.double() - log_normalizers[: self.n_ranked, None])
+            of_ranked["ranks"] = self.larger + 1
+            of_ranked["top_ids"] = self.top_ids[ranked_rows]
+            of_ranked["top_probs"] = top_probs[ranked_rows]
+        if self.divergence is not None:
+            entropies, divergences = self.divergence.finish(self.total[: self.n_ranked])
+            of_ranked["entropies"] = entropies[ranked_rows]
+            of_ranked["divergences"] = divergences[ranked_rows]
+        readings = []
+        first = 0
+        for part in self.parts:
+            pairs = slice(first, first + len(part.targets))
+            first = pairs.stop
+            fields = of_all | of_ranked if part.point.ranked else of_all
+            readings.append(Reading(**{name: field[pairs] for name, field in fields.items()}))
+        return readings
+
+    def _prepare_ranks(self) -> None:
+        rows = self.pair_rows[: self.n_ranked_pairs]
+        self.ranked_rows = rows
+        # With one pair per row, in order, no tile has to be gathered by pair.
+        in_order = torch.arange(self.n_ranked, device=rows.device)
+        self.one_pair_per_row = torch.equal(rows, in_order)
+        self.estimates = self._target_logits_ahead()
+        self.larger = torch.zeros_like(rows)
+        self.top_logits = self.rows.new_zeros(self.n_ranked, 0)
+        self.top_ids = rows.new_zeros(self.n_ranked, 0)
 
     def _count_larger(
         self, logits: Tensor, scratch: Tensor, found: Tensor, at_targets: Tensor
@@ -170,7 +217,7 @@ class _Pass:
         torch.gt(by_pair, self.estimates[:, None], out=flags)
         self.larger.add_(flags.sum(1).long())
         # The estimate and the tile round differently: a token is never larger than itself.
-        ranked = found < len(self.ranked_rows)
+        ranked = found < self.n_ranked_pairs
         found, at_targets = found[ranked], at_targets[ranked]
         self.larger[found] -= (at_targets > self.estimates[found]).long()
 
@@ -183,12 +230,18 @@ class _Pass:
 
     def _target_logits_ahead(self) -> Tensor:
         """Compute the targets' logits before the sweep, because ranks need them in every tile."""
-        tokens = self.pair_tokens[: len(self.ranked_rows)]
+        tokens = self.pair_tokens[: self.n_ranked_pairs]
         columns = self.readout.unembed[:, tokens].to(self.readout.dtype)
         logits = torch.einsum("pd,dp->p", self.rows[self.ranked_rows], columns)
         if self.readout.unembed_bias is not None:
             logits = logits + self.readout.unembed_bias[tokens].to(logits.dtype)
         return self.readout.transform(logits)
+
+
+def _normalized_rows(readout: Readout, part: _Part) -> Tensor:
+    scale = part.point.scale
+    chosen = slice(part.first, part.last)
+    return readout.normalize(part.point.states[chosen], None if scale is None else scale[chosen])
 
 
 def _to_logits(readout: Readout, tile: Tile) -> Tensor:

@@ -88,13 +88,15 @@ class LensData:
         segments: Labels of the parts of the model, lowest first: "embed", "L0", "L0.attn", …
         texts: The texts, by prompt index.
         targets: The attributed tokens.
-        values: `[target, segment]`, what the lens measured.
+        values: `[target, segment]`, what the lens measured; for a level lens the levels.
         levels: `[target, segment]`, the value read out at the end of each segment.
-        baseline: `[target]`, the value read out at the baseline.
+        baseline: `[target]`, the value at the beginning; for a level lens its first level.
         final: `[target]`, the value read out at the last residual state.
         ranks: `[target, segment]`, the target's rank at the end of each segment, 1 for the most
             probable token; None if not computed.
         top: The most probable tokens at the end of each segment; None if not computed.
+        statistics: By name, `[target, segment]` numbers that are known of each segment's end, such
+            as "entropy" and "kl_to_final" (KL from the model's own distribution), in nats.
         provenance: Where the numbers come from.
     """
 
@@ -110,12 +112,14 @@ class LensData:
     final: Float[np.ndarray, " target"]
     ranks: Int[np.ndarray, "target segment"] | None = None
     top: TopTokens | None = None
+    statistics: Mapping[str, Float[np.ndarray, "target segment"]] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         """Check that the shapes agree and make the arrays read-only."""
         shape = (len(self.targets), len(self.segments))
         arrays = {"values": self.values, "levels": self.levels, "ranks": self.ranks}
+        arrays |= self.statistics
         if self.top is not None:
             arrays |= {"top.ids": self.top.ids, "top.probs": self.top.probs}
         for name, array in arrays.items():
@@ -134,12 +138,20 @@ class LensData:
         return self.values.sum(axis=1)
 
     @property
+    def changes(self) -> Float[np.ndarray, "target segment"]:
+        """What happens in each segment: the values, or for a level lens the change of the level."""
+        return self.values if self.additive else self.levels - self._starts()
+
+    @property
     def completeness_error(self) -> Float[np.ndarray, " target"]:
-        """What the sum of the values misses: sum − (final − baseline)."""
-        return self.sums - (self.final - self.baseline)
+        """What the sum of the values misses, sum − (final − baseline); NaN for a level lens."""
+        error = self.sums - (self.final - self.baseline)
+        return error if self.additive else np.full_like(error, np.nan)
 
     @property
     def segment_error(self) -> Float[np.ndarray, "target segment"]:
-        """What each value misses of the change of the level over its segment."""
-        starts = np.concatenate([self.baseline[:, None], self.levels[:, :-1]], axis=1)
-        return self.values - (self.levels - starts)
+        """What each value misses of the change of the level over its segment; 0 for a level."""
+        return self.changes - (self.levels - self._starts())
+
+    def _starts(self) -> Float[np.ndarray, "target segment"]:
+        return np.concatenate([self.baseline[:, None], self.levels[:, :-1]], axis=1)

@@ -9,7 +9,10 @@ from iglens_tl.results.data import LensData
 from iglens_tl.results.onset import onset_index
 
 SUMMARY_COLUMNS = ("sum", "delta", "final", "baseline", "error", "onset")
-"""The columns that follow the segments in a wide table."""
+"""The columns that follow the segments in a wide table of an additive lens."""
+
+LEVEL_SUMMARY_COLUMNS = ("final", "onset")
+"""The same for a level lens, whose values do not sum to anything."""
 
 TARGET_COLUMNS = ("prompt", "position", "token_id", "token")
 """What names a target; the index of a wide table."""
@@ -18,13 +21,22 @@ TARGET_COLUMNS = ("prompt", "position", "token_id", "token")
 def wide_frame(data: LensData) -> pd.DataFrame:
     """Return one row per target and one column per segment, then the summary columns."""
     frame = pd.DataFrame(data.values.copy(), columns=list(data.segments), index=_target_index(data))
-    frame["sum"] = data.sums
-    frame["delta"] = data.final - data.baseline
-    frame["final"] = data.final
-    frame["baseline"] = data.baseline
-    frame["error"] = data.completeness_error
-    frame["onset"] = onset_series(data)
+    summary = {
+        "sum": data.sums,
+        "delta": data.final - data.baseline,
+        "final": data.final,
+        "baseline": data.baseline,
+        "error": data.completeness_error,
+        "onset": onset_series(data),
+    }
+    for column in summary_columns(data):
+        frame[column] = summary[column]
     return frame
+
+
+def summary_columns(data: LensData) -> tuple[str, ...]:
+    """Return the names of the columns that follow the segments in a result's wide table."""
+    return SUMMARY_COLUMNS if data.additive else LEVEL_SUMMARY_COLUMNS
 
 
 def tidy_frame(data: LensData) -> pd.DataFrame:
@@ -39,6 +51,8 @@ def tidy_frame(data: LensData) -> pd.DataFrame:
     frame["error"] = data.segment_error.reshape(-1)
     if data.ranks is not None:
         frame["rank"] = data.ranks.reshape(-1)
+    for name, numbers in data.statistics.items():
+        frame[name] = numbers.reshape(-1)
     frame["unit"] = data.unit
     return frame
 

@@ -16,8 +16,9 @@ def onset_index(
     Args:
         data: A result.
         rule: "mass", the rule of the IG-Lens paper (arXiv 2606.29693): the first segment where the
-            cumulative |value| reaches the fraction of the total |value|. Layers that cancel each
-            other count as mass. "persistent": the first segment from which on the level has made,
+            cumulative |change| reaches the fraction of the total |change|. The change of an additive
+            lens is its value, that of a level lens the difference of two levels; layers that cancel
+            each other count. "persistent": the first segment from which on the level has made,
             and never again loses, the fraction of its change from baseline to final.
         fraction: The fraction, in (0, 1].
 
@@ -32,7 +33,7 @@ def onset_index(
         raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
     last = len(data.segments) - 1
     if rule == "mass":
-        mass = np.cumsum(np.abs(data.values), axis=1)
+        mass = np.cumsum(np.abs(data.changes), axis=1)
         reached = mass >= fraction * mass[:, -1:]
         return np.where(mass[:, -1] == 0, last, reached.argmax(axis=1))
     if rule == "persistent":

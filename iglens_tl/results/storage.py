@@ -98,6 +98,7 @@ def _header(data: LensData) -> dict[str, Any]:
         "lens": data.lens,
         "unit": data.unit,
         "additive": data.additive,
+        "statistics": list(data.statistics),
         "provenance": asdict(data.provenance),
         "segments": list(data.segments),
         "texts": [asdict(text) for text in data.texts],
@@ -137,6 +138,7 @@ def _fields(header: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
         "final": np.array([_float(t["final"]) for t in targets], dtype=np.float64),
         "ranks": column("rank", np.int64) if "rank" in table else None,
         "top": None if top is None else _decode_top(top, shape),
+        "statistics": {name: column(name, np.float64) for name in header["statistics"]},
         "provenance": Provenance(
             **{**header["provenance"], "notes": tuple(header["provenance"]["notes"])}
         ),

@@ -127,11 +127,11 @@ def test_a_batch_takes_shared_or_separate_answers_and_targets(toy):
 
 
 def test_many_equal_prompts_are_split_into_several_forward_passes(toy, monkeypatch):
-    from iglens_tl.lenses import states
+    from iglens_tl.lenses import trace
 
     prompts = [[1, 5 + index, 6, 7] for index in range(9)]
     whole = ig_lens(toy, prompts)
-    monkeypatch.setattr(states, "_TOKENS_PER_PASS", 8)
+    monkeypatch.setattr(trace, "_TOKENS_PER_PASS", 8)
     assert_same_numbers(ig_lens(toy, prompts), whole)
 
 

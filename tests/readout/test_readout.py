@@ -17,13 +17,14 @@ from iglens_tl.readout import (
     Chords,
     FinalNorm,
     OutputTransform,
+    Point,
     Readout,
     Value,
     evaluate_chords,
     integrate_adaptive,
     integrate_midpoint,
     most_probable_token,
-    read_states,
+    read_points,
     resolve_value,
     tiles,
 )
@@ -63,6 +64,12 @@ def levels_of(readout: Readout, value: Value, states: torch.Tensor, tokens: torc
     return value.evaluate(at_tokens, logits.logsumexp(-1))
 
 
+def read_each(readout: Readout, states: torch.Tensor, tokens: torch.Tensor, top_k: int = 0):
+    """Read one token of every state."""
+    point = Point("states", states, torch.arange(len(states)))
+    return read_points(readout, [point], tokens, top_k=top_k)["states"]
+
+
 def random_chords(readout: Readout, n_chords: int = 6) -> Chords:
     states = torch.randn(n_chords + 1, readout.d_model, dtype=readout.dtype)
     tokens = torch.randint(readout.d_vocab, (n_chords,))
@@ -87,49 +94,63 @@ def test_values_and_slopes_along_chords_agree_with_autograd(norm, transform, bia
 def test_a_sweep_keeps_what_whole_rows_say(norm, transform, bias):
     readout = random_readout(norm, transform, bias)
     states = torch.randn(40, readout.d_model, dtype=torch.float64)
-    pair_states = torch.arange(40).repeat_interleave(2)
-    pair_tokens = torch.randint(readout.d_vocab, (80,))
-    reading = read_states(
-        readout, states, pair_states=pair_states, pair_tokens=pair_tokens, top_k=4, n_ranked=30
-    )
-    logits = readout.logits(states)
-    at_tokens = logits[pair_states, pair_tokens]
-    torch.testing.assert_close(reading.target_logits, at_tokens)
-    torch.testing.assert_close(reading.log_normalizers, logits.logsumexp(1))
-    ranks = (logits[pair_states] > at_tokens[:, None]).sum(1) + 1
-    assert torch.equal(reading.ranks, ranks[:60])
-    top = logits.softmax(1).topk(4, dim=1)
-    torch.testing.assert_close(reading.top_probs, top.values[:30])
-    if transform.softcap is None:  # near the cap different logits round to equal probabilities
-        assert torch.equal(reading.top_ids, top.indices[:30])
+    others = torch.randn(40, readout.d_model, dtype=torch.float64)
+    shared = torch.randn(1, readout.d_model, dtype=torch.float64)
+    rows = torch.arange(40).repeat_interleave(2)
+    tokens = torch.randint(readout.d_vocab, (80,))
+    points = [
+        Point("shared", shared, torch.zeros(80, dtype=torch.long), ranked=False),
+        Point("first", states, rows),
+        Point("last", others, rows),
+    ]
+    readings = read_points(readout, points, tokens, top_k=4, reference="last")
+    final = readout.logits(others).log_softmax(1)
+    for point in points:
+        reading = readings[point.key]
+        logits = readout.logits(point.states)
+        at_tokens = logits[point.target_rows, tokens]
+        log_probs = logits.log_softmax(1)
+        torch.testing.assert_close(reading.target_logits, at_tokens)
+        torch.testing.assert_close(reading.log_normalizers, logits.logsumexp(1)[point.target_rows])
+        if not point.ranked:
+            assert reading.ranks is reading.top_ids is reading.entropies is None
+            continue
+        ranks = (logits[rows] > at_tokens[:, None]).sum(1) + 1
+        assert torch.equal(reading.ranks, ranks)
+        top = log_probs.exp().topk(4, dim=1)
+        torch.testing.assert_close(reading.top_probs, top.values[rows])
+        if transform.softcap is None:  # near the cap different logits round to equal probabilities
+            assert torch.equal(reading.top_ids, top.indices[rows])
+        entropies = -(log_probs.exp() * log_probs).sum(1)
+        torch.testing.assert_close(reading.entropies, entropies[rows])
+        divergences = (final.exp() * (final - log_probs)).sum(1)
+        torch.testing.assert_close(reading.divergences, divergences[rows], atol=1e-12, rtol=1e-9)
 
 
 @given(
     n_states=st.integers(1, 9),
     d_vocab=st.integers(2, 3000),
-    pairs=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2999)), max_size=12),
+    pairs=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2999)), min_size=1, max_size=12),
     top_k=st.integers(0, 6),
 )
 @settings(deadline=None, max_examples=60)
 def test_a_sweep_does_not_depend_on_how_the_vocabulary_is_tiled(n_states, d_vocab, pairs, top_k):
     readout = random_readout(d_vocab=d_vocab, d_model=8)
     states = torch.randn(n_states, 8, dtype=torch.float64)
-    chosen = sorted((state % n_states, token % d_vocab) for state, token in pairs)
-    pair_states = torch.tensor([state for state, _ in chosen], dtype=torch.long)
-    pair_tokens = torch.tensor([token for _, token in chosen], dtype=torch.long)
+    rows = torch.tensor([state % n_states for state, _ in pairs], dtype=torch.long)
+    tokens = torch.tensor([token % d_vocab for _, token in pairs], dtype=torch.long)
+    point = Point("states", states, rows)
     with patch.dict(tiles._TILE_BYTES, cpu=1):  # the narrowest tiles: 1,024 columns
-        reading = read_states(
-            readout, states, pair_states=pair_states, pair_tokens=pair_tokens, top_k=top_k
-        )
+        reading = read_points(readout, [point], tokens, top_k=top_k)["states"]
     logits = readout.logits(states)
-    at_tokens = logits[pair_states, pair_tokens]
+    at_tokens = logits[rows, tokens]
     torch.testing.assert_close(reading.target_logits, at_tokens)
-    torch.testing.assert_close(reading.log_normalizers, logits.logsumexp(1))
+    torch.testing.assert_close(reading.log_normalizers, logits.logsumexp(1)[rows])
     if top_k:
         top = logits.softmax(1).topk(min(top_k, d_vocab), dim=1)
-        assert torch.equal(reading.top_ids, top.indices)
-        torch.testing.assert_close(reading.top_probs, top.values)
-        ranks = (logits[pair_states] > at_tokens[:, None]).sum(1) + 1
+        assert torch.equal(reading.top_ids, top.indices[rows])
+        torch.testing.assert_close(reading.top_probs, top.values[rows])
+        ranks = (logits[rows] > at_tokens[:, None]).sum(1) + 1
         assert torch.equal(reading.ranks, ranks)
 
 
@@ -146,7 +167,7 @@ def test_a_target_is_never_ranked_below_itself_by_rounding():
     readout = random_readout(dtype=torch.float32, d_vocab=50_000)
     states = torch.randn(64, readout.d_model)
     best = readout.logits(states).argmax(1)
-    reading = read_states(readout, states, pair_states=torch.arange(64), pair_tokens=best, top_k=1)
+    reading = read_each(readout, states, best, top_k=1)
     assert reading.ranks.tolist() == [1] * 64
 
 
@@ -157,7 +178,7 @@ def test_probabilities_near_one_and_far_below_keep_their_precision(dtype):
     sharp = Readout(8 * readout.unembed, None, None, OutputTransform(), dtype)
     for scaled in (states * 1e-3, states * 0.05):
         tokens = sharp.logits(scaled).argmin(1)
-        reading = read_states(sharp, scaled, pair_states=torch.arange(8), pair_tokens=tokens)
+        reading = read_each(sharp, scaled, tokens)
         expected = sharp.logits(scaled).double().log_softmax(1).gather(1, tokens[:, None])[:, 0]
         found = reading.target_logits - reading.log_normalizers
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -242,7 +263,7 @@ def test_half_precision_weights_are_read_out_in_float32():
     half = Readout(full.unembed.bfloat16(), None, full.norm, full.transform, torch.float32)
     states = torch.randn(5, full.d_model).bfloat16()
     tokens = torch.arange(5)
-    reading = read_states(half, states, pair_states=torch.arange(5), pair_tokens=tokens)
+    reading = read_each(half, states, tokens)
     expected = half.normalize(states) @ half.unembed.float()
     assert half.logits(states).dtype == torch.float32
     torch.testing.assert_close(reading.log_normalizers, expected.double().logsumexp(1))
@@ -269,22 +290,8 @@ def test_levels_do_not_depend_on_the_number_of_states_read_together():
     readout = random_readout(dtype=torch.float32, d_vocab=3000)
     states = torch.randn(3000, readout.d_model)
     tokens = torch.randint(3000, (3000,))
-    together = read_states(
-        readout,
-        states,
-        pair_states=torch.arange(3000),
-        pair_tokens=tokens,
-        top_k=2,
-        n_ranked=2600,
-    )
-    assert len(together.ranks) == len(together.top_ids) == 2600
-    alone = read_states(
-        readout,
-        states[2500:2501],
-        pair_states=torch.tensor([0]),
-        pair_tokens=tokens[2500:2501],
-        top_k=2,
-    )
+    together = read_each(readout, states, tokens, top_k=2)
+    alone = read_each(readout, states[2500:2501], tokens[2500:2501], top_k=2)
     np.testing.assert_allclose(together.target_logits[2500], alone.target_logits[0], rtol=1e-5)
     assert together.ranks[2500] == alone.ranks[0]
     assert torch.equal(together.top_ids[2500], alone.top_ids[0])

@@ -1,0 +1,120 @@
+"""From a lens's numbers to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from iglens_tl.lens_result import LensResult
+from iglens_tl.lenses.provenance import describe
+from iglens_tl.lenses.trace import Trace
+from iglens_tl.models import ModelAdapter
+from iglens_tl.prompts import Request, token_string
+from iglens_tl.readout import Reading, Value, stack
+from iglens_tl.results import Target, Text, TopTokens
+
+
+def assemble(
+    trace: Trace,
+    *,
+    lens: str,
+    unit: str,
+    additive: bool,
+    segments: Sequence[str],
+    values: Float[Tensor, "target segment"],
+    levels: Float[Tensor, "target segment"],
+    baseline: Float[Tensor, " target"],
+    final: Float[Tensor, " target"],
+    readings: Sequence[Reading] = (),
+    top_k: int = 0,
+    statistics: bool = False,
+    options: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
+) -> LensResult:
+    """Put a result together.
+
+    Args:
+        trace: The texts, targets and model.
+        lens: The lens's name.
+        unit: Unit of the values.
+        additive: Whether the values sum to `final − baseline`.
+        segments: Labels, one for each column of values.
+        values: What the lens measured.
+        levels: The level at the end of each segment.
+        baseline: The level at the beginning.
+        final: The level at the end.
+        readings: The reading at the end of each segment, for ranks, top tokens and statistics.
+        top_k: How many of the readings' most probable tokens to keep; 0 leaves the ranks out too.
+        statistics: Whether the readings' entropies and divergences are kept.
+        options: The lens's options, for the provenance.
+        notes: What a reader must know.
+    """
+    ranks, top = None, None
+    if readings and top_k:
+        ranks = stack(readings, "ranks")
+        top = _top_tokens(trace.adapter, readings, top_k)
+    kept: dict[str, np.ndarray] = {}
+    if readings and statistics:
+        for name, field in (("entropy", "entropies"), ("kl_to_final", "divergences")):
+            of_readings = stack(readings, field)
+            assert of_readings is not None
+            kept[name] = of_readings.numpy()
+    return LensResult(
+        lens=lens,
+        unit=unit,
+        additive=additive,
+        segments=tuple(segments),
+        texts=_texts(trace.adapter, trace.requests),
+        targets=_targets(trace.adapter, trace.requests),
+        values=values.numpy(),
+        levels=levels.numpy(),
+        baseline=baseline.numpy(),
+        final=final.numpy(),
+        ranks=None if ranks is None else ranks.numpy(),
+        top=top,
+        statistics=kept,
+        provenance=describe(trace, options, notes),
+    )
+
+
+def levels_of(value: Value, readings: Sequence[Reading]) -> Float[Tensor, "target point"]:
+    """Return the value that each reading gives each target.
+
+    Raises:
+        ValueError: If a level is NaN or infinite.
+    """
+    levels = [value.evaluate(r.target_logits, r.log_normalizers) for r in readings]
+    stacked = torch.stack(levels, dim=1)
+    if not bool(torch.isfinite(stacked).all()):
+        raise ValueError(
+            "a state has no finite readout; the zero baseline needs a final norm with eps above 0"
+        )
+    return stacked
+
+
+def _texts(adapter: ModelAdapter, requests: Sequence[Request]) -> tuple[Text, ...]:
+    return tuple(
+        Text(request.ids, tuple(token_string(adapter, token) for token in request.ids))
+        for request in requests
+    )
+
+
+def _targets(adapter: ModelAdapter, requests: Sequence[Request]) -> tuple[Target, ...]:
+    return tuple(
+        Target(index, position, token, token_string(adapter, token))
+        for index, request in enumerate(requests)
+        for position, token in zip(request.positions, request.target_ids, strict=True)
+    )
+
+
+def _top_tokens(adapter: ModelAdapter, readings: Sequence[Reading], top_k: int) -> TopTokens:
+    ids, probs = stack(readings, "top_ids"), stack(readings, "top_probs")
+    assert ids is not None and probs is not None
+    ids, probs = ids[:, :, :top_k], probs[:, :, :top_k]
+    tokens = {int(token): token_string(adapter, int(token)) for token in ids.unique()}
+    return TopTokens(ids.numpy(), probs.numpy(), tokens)
