@@ -32,7 +32,8 @@ class LensResult(LensData):
         Args:
             tidy: False: one row per target, one column per segment, then `sum` (of the segments),
                 `delta` (`final − baseline`), `final`, `baseline`, `error` (`sum − delta`) and
-                `onset`; a level lens has only `final` and `onset`. True: one row per target and segment.
+                `onset`; a level lens has only `final` and `onset`. True: one row per target and
+                segment.
 
         Returns:
             A new table. Targets are named by prompt, position, token id and token, as the index of

@@ -9,11 +9,12 @@ from iglens_tl.results.data import LensData
 def hover_text(data: LensData, target: int, segment: int) -> str:
     """Describe one target at one segment: where, what, how much, and what else was likely."""
     named = data.targets[target]
+    change = f"{data.changes[target, segment]:+.6f} {data.unit}"
     lines = [
         f"<b>{show_token(named.token)}</b>  (id {named.token_id})",
         f"read at position {named.position}",
         f"segment <b>{data.segments[segment]}</b> · {data.lens}",
-        f"{'credit' if data.additive else 'change'} {data.changes[target, segment]:+.6f} {data.unit}",
+        f"{'credit' if data.additive else 'change'} {change}",
         f"level after it {data.levels[target, segment]:.6f}",
     ]
     lines += [f"{name} {numbers[target, segment]:.4f}" for name, numbers in data.statistics.items()]
