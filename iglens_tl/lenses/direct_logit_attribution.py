@@ -139,7 +139,7 @@ class DirectLogitAttribution:
         shares |= self._biases(trace)
         values = torch.stack(list(shares.values()), dim=1).cpu()
         final = self._difference(trace, partial(raw_logits, readout, last[rows])).cpu()
-        softcap = readout.transform.softcap
+        cap = readout.transform.softcap
         return assemble(
             trace,
             lens=self.name,
