@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.options import Count
-from iglens_tl.lenses.running import run_lenses
+from iglens_tl.lenses.running import Lens, run_lenses
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models import split_heads
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
@@ -98,12 +97,10 @@ def plan_direct_logit_attribution(
 
 
 @dataclass(frozen=True)
-class DirectLogitAttribution:
+class DirectLogitAttribution(Lens):
     """Direct logit attribution with resolved options."""
 
-    name: ClassVar[str] = "direct_logit_attribution"
-    top_k: ClassVar[int] = 0
-    statistics: ClassVar[bool] = False
+    name = "direct_logit_attribution"
 
     adapter: ModelAdapter
     contrast: str | int | None
@@ -151,9 +148,7 @@ class DirectLogitAttribution:
             baseline=torch.zeros_like(final),
             final=final,
             options={"split": self.split, "contrast": self.contrast},
-            notes=()
-            if softcap is None
-            else (f"logits are those before the softcap at {softcap:g}",),
+            notes=() if cap is None else (f"logits are those before the softcap at {cap:g}",),
         )
 
     def _shares_of_layer(self, trace: Trace, layer: int, directions: Tensor) -> dict[str, Tensor]:

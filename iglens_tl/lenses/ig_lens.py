@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
 from iglens_tl.lenses.chain import Chain, build_chain
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
 from iglens_tl.lenses.options import Count, Layers, resolve_top_k
-from iglens_tl.lenses.running import run_lenses, state_point
+from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens
@@ -170,11 +169,10 @@ def plan_ig_lens(
 
 
 @dataclass(frozen=True)
-class IGLens:
+class IGLens(Lens):
     """IG-Lens with resolved options."""
 
-    name: ClassVar[str] = "ig_lens"
-    statistics: ClassVar[bool] = False
+    name = "ig_lens"
 
     adapter: ModelAdapter
     value: Value

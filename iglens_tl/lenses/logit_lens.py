@@ -1,22 +1,21 @@
 """Logit lens: what the model would predict if it stopped after a layer.
 
-Every state goes through the model's own final norm, unembedding and output transform (nostalgebraist,
-"interpreting GPT: the logit lens", 2020). The norm's statistics are those of the state itself; the
-frozen-norm variant keeps those of the last state, which makes the logits linear in the state and
-differs from the lens proper by an effective temperature.
+Every state goes through the model's own final norm, unembedding and output transform
+(nostalgebraist, "interpreting GPT: the logit lens", 2020). The norm's statistics are those of the
+state itself; the frozen-norm variant keeps those of the last state, which makes the logits linear
+in the state and differs from the lens proper by an effective temperature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.chain import Chain, build_chain
 from iglens_tl.lenses.options import Count, Layers, resolve_top_k
-from iglens_tl.lenses.running import run_lenses, state_point
+from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens
@@ -106,11 +105,11 @@ def plan_logit_lens(
 
 
 @dataclass(frozen=True)
-class LogitLens:
+class LogitLens(Lens):
     """Logit lens with resolved options."""
 
-    name: ClassVar[str] = "logit_lens"
-    statistics: ClassVar[bool] = True
+    name = "logit_lens"
+    statistics = True
 
     adapter: ModelAdapter
     value: Value

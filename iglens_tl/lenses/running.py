@@ -1,11 +1,12 @@
-"""Running one or several lenses: one forward pass, one sweep over the vocabulary, then each lens."""
+"""Running lenses: one forward pass and one sweep over the vocabulary for all of them."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -17,36 +18,30 @@ from iglens_tl.prompts import PromptLike, build_requests
 from iglens_tl.readout import Point, Reading, Readout, read_points
 
 
-@runtime_checkable
-class Lens(Protocol):
-    """A lens with its options, ready to measure a trace."""
+class Lens(ABC):
+    """A lens with its options, ready to measure a trace.
 
-    @property
-    def name(self) -> str:
-        """The lens's name."""
-        ...
+    Attributes:
+        name: The lens's name.
+        top_k: How many of the most probable tokens it wants at its points.
+        statistics: Whether it wants entropies, and divergences from the last state.
+    """
 
-    @property
-    def top_k(self) -> int:
-        """How many of the most probable tokens it wants at its points."""
-        ...
+    name: str
+    top_k: int = 0
+    statistics: bool = False
 
-    @property
-    def statistics(self) -> bool:
-        """Whether it wants entropies, and divergences from the last state."""
-        ...
-
+    @abstractmethod
     def needs(self) -> Needs:
         """Return what to keep of the forward pass."""
-        ...
 
+    @abstractmethod
     def points(self, trace: Trace) -> list[Point]:
         """Return the states to read out. Points of equal key are read once for all lenses."""
-        ...
 
+    @abstractmethod
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Compute the result from the states and the readings of all points."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ def onset_index(
     Args:
         data: A result.
         rule: "mass", the rule of the IG-Lens paper (arXiv 2606.29693): the first segment where the
-            cumulative |change| reaches the fraction of the total |change|. The change of an additive
-            lens is its value, that of a level lens the difference of two levels; layers that cancel
-            each other count. "persistent": the first segment from which on the level has made,
-            and never again loses, the fraction of its change from baseline to final.
+            cumulative |change| reaches the fraction of the total |change|. The change of an
+            additive lens is its value, that of a level lens the difference of two levels; layers
+            that cancel each other count. "persistent": the first segment from which on the level
+            has made, and never again loses, the fraction of its change from baseline to final.
         fraction: The fraction, in (0, 1].
 
     Returns:
