@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iglens_tl.figures import write_html as write_html
+    from iglens_tl.lens_comparison import LensComparison as LensComparison
     from iglens_tl.lens_result import LensResult as LensResult
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
+    from iglens_tl.lenses import compare as compare
     from iglens_tl.lenses import direct_logit_attribution as direct_logit_attribution
     from iglens_tl.lenses import ig_lens as ig_lens
     from iglens_tl.lenses import logit_lens as logit_lens
@@ -21,7 +23,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CompletenessWarning": "iglens_tl.lenses",
+    "LensComparison": "iglens_tl.lens_comparison",
     "LensResult": "iglens_tl.lens_result",
+    "compare": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
@@ -31,7 +35,9 @@ _HOMES = {
 
 __all__ = [
     "CompletenessWarning",
+    "LensComparison",
     "LensResult",
+    "compare",
     "direct_logit_attribution",
     "ig_lens",
     "load_model",

@@ -21,6 +21,7 @@ LAYERS = [
     "results",
     "figures",
     "lens_result",
+    "lens_comparison",
     "lenses",
     "cli",
 ]

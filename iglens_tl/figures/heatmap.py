@@ -6,10 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from iglens_tl.figures.hover import hover_text
+from iglens_tl.figures.scales import level_scale, signed_scale
 from iglens_tl.figures.text import show_token
 from iglens_tl.results.data import LensData
 
-_DIVERGING = [[0.0, "#b2182b"], [0.5, "#ffffff"], [1.0, "#2166ac"]]
 _MAX_LABEL = 14
 _MAX_CELL = 8
 _MAX_NAMED_COLUMNS = 60
@@ -52,32 +52,34 @@ def heatmap(
             z=values.tolist(),
             x=columns,
             y=list(range(len(data.segments))),
-            text=_top_labels(data, targets),
+            text=top_labels(data, targets),
             texttemplate="%{text}",
             textfont={"size": 10},
             hovertext=hover,
             hoverinfo="text",
             xgap=1,
             ygap=1,
-            colorbar={"title": {"text": _unit(data, show), "side": "top"}, "thickness": 14},
-            **_colors(data, values, show),
+            coloraxis="coloraxis",
         )
     )
-    labels = [_shorten(data.targets[t].token, _MAX_LABEL) for t in targets]
     heading = title or f"{data.lens}: {_what(data, show)} — {data.provenance.model.get('name', '')}"
     figure.update_layout(
-        title={"text": show_token(heading), "subtitle": {"text": _context(data, targets[0])}},
+        title={"text": show_token(heading), "subtitle": {"text": context_of(data, targets[0])}},
         template="plotly_white",
         width=max(640, 220 + 62 * len(targets)),
         height=max(340, 220 + 26 * len(data.segments)),
         margin={"l": 70, "r": 30, "t": 90, "b": 100},
         hoverlabel={"font": {"family": "monospace"}, "align": "left"},
+        coloraxis={
+            "colorbar": {"title": {"text": _unit(data, show), "side": "top"}, "thickness": 14},
+            **_colors(data, values, show),
+        },
     )
     figure.update_xaxes(
         title_text="predicted token",
         tickmode="array",
         tickvals=columns,
-        ticktext=labels,
+        ticktext=column_labels(data, targets),
         tickangle=-45,
         showgrid=False,
         zeroline=False,
@@ -104,6 +106,11 @@ def _unit(data: LensData, show: str) -> str:
     return "rank" if show == "rank" else f"{show} (nats)"
 
 
+def column_labels(data: LensData, targets: list[int]) -> list[str]:
+    """Return the targets as labels of an axis."""
+    return [_shorten(data.targets[target].token, _MAX_LABEL) for target in targets]
+
+
 def _what(data: LensData, show: str) -> str:
     if show == "value" and data.additive:
         return f"{data.unit} credit of each segment"
@@ -112,15 +119,15 @@ def _what(data: LensData, show: str) -> str:
 
 def _colors(data: LensData, values: np.ndarray, show: str) -> dict[str, object]:
     if show == "value" and data.additive:
-        limit = max(float(np.abs(values).max()), 1e-12)
-        return {"colorscale": _DIVERGING, "zmin": -limit, "zmax": limit}
-    if show in ("value", "level") and data.unit == "probability":
-        return {"colorscale": "Blues", "zmin": 0.0, "zmax": 1.0}
+        return signed_scale([values])
+    if show in ("value", "level"):
+        return level_scale(data.unit)
     # Low ranks and small divergences are the certain ones, so they are the dark ones.
-    return {"colorscale": "Blues", "reversescale": show not in ("value", "level")}
+    return {"colorscale": "Blues", "reversescale": True}
 
 
-def _top_labels(data: LensData, targets: list[int]) -> list[list[str]]:
+def top_labels(data: LensData, targets: list[int]) -> list[list[str]]:
+    """Return for every segment and target the most probable token, where it is to be named."""
     if data.top is None or len(targets) > _MAX_NAMED_COLUMNS:
         return [[""] * len(targets) for _ in data.segments]
     return [
@@ -129,8 +136,8 @@ def _top_labels(data: LensData, targets: list[int]) -> list[list[str]]:
     ]
 
 
-def _context(data: LensData, target: int) -> str:
-    """Return the end of the text that the first target continues."""
+def context_of(data: LensData, target: int) -> str:
+    """Return the end of the text that a target continues."""
     named = data.targets[target]
     before = "".join(data.texts[named.prompt].tokens[: named.position + 1])
     return show_token(before if len(before) <= _MAX_CONTEXT else "…" + before[-_MAX_CONTEXT:])

@@ -1,6 +1,7 @@
 """Lenses: functions from a model and a prompt to a `LensResult`."""
 
 from iglens_tl.lenses.baselines import BASELINES as BASELINES
+from iglens_tl.lenses.compare import compare as compare
 from iglens_tl.lenses.direct_logit_attribution import (
     direct_logit_attribution as direct_logit_attribution,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ def build_chain(
 
     Raises:
         TypeError: For layers that are no integers.
-        ValueError: For layers out of range or repeated, or sublayers that do not exist.
+        ValueError: For layers out of range or repeated.
+        NotApplicableError: For sublayers that do not exist.
     """
     if layers is not None and sublayers:
         raise ValueError("give layers or sublayers, not both: sublayers split every block")
@@ -57,7 +58,7 @@ def build_chain(
 
 def _sublayers(adapter: ModelAdapter) -> tuple[list[str], list[str]]:
     if adapter.block_kind == "parallel":
-        raise ValueError(
+        raise NotApplicableError(
             f"the blocks of {adapter.name} run attention and MLP in parallel on the same state, so "
             "there is no state between them; use whole layers (sublayers=False)"
         )

@@ -93,10 +93,10 @@ def plan_direct_logit_attribution(
     """Check the options of `direct_logit_attribution` and return the lens, ready to measure."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
-    return DirectLogitAttribution(adapter, contrast, split)
+    return DirectLogitAttribution(adapter=adapter, contrast=contrast, split=split)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DirectLogitAttribution(Lens):
     """Direct logit attribution with resolved options."""
 

@@ -168,7 +168,7 @@ def plan_ig_lens(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IGLens(Lens):
     """IG-Lens with resolved options."""
 

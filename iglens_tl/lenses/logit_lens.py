@@ -104,7 +104,7 @@ def plan_logit_lens(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LogitLens(Lens):
     """Logit lens with resolved options."""
 

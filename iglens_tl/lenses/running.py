@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from iglens_tl.lens_comparison import Cost
 from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.trace import Needs, Trace, collect_trace
-from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 from iglens_tl.models.checks import check_model
 from iglens_tl.prompts import PromptLike, build_requests
 from iglens_tl.readout import Point, Reading, Readout, read_points
@@ -39,6 +40,11 @@ class Lens(ABC):
     def points(self, trace: Trace) -> list[Point]:
         """Return the states to read out. Points of equal key are read once for all lenses."""
 
+    def passes(self, trace: Trace) -> tuple[int, int]:
+        """Return the forward and backward passes that `measure` itself runs."""
+        del trace
+        return 0, 0
+
     @abstractmethod
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Compute the result from the states and the readings of all points."""
@@ -49,18 +55,18 @@ class Run:
     """What running some lenses gave.
 
     Attributes:
-        results: One for each lens.
-        n_forward_passes: Batches that the model ran for all lenses together.
-        readout_rows: For each lens, how many rows of its own were multiplied with W_U.
-        shared_seconds: Time of the forward pass and the sweep over the vocabulary.
-        own_seconds: Time that each lens took by itself.
+        results: One for each lens that applies, in order.
+        costs: For each result what its lens costs alone.
+        skipped: By lens, why it does not apply to the model.
+        n_forward_passes: Forward passes that the model ran in all.
+        shared_seconds: Time of the shared forward pass and of the sweep over the vocabulary.
     """
 
     results: tuple[LensResult, ...]
+    costs: tuple[Cost, ...]
+    skipped: Mapping[str, str]
     n_forward_passes: int
-    readout_rows: tuple[int, ...]
     shared_seconds: float
-    own_seconds: tuple[float, ...]
 
 
 def run_lenses(
@@ -69,6 +75,7 @@ def run_lenses(
     prompt: PromptLike,
     *,
     readout: Readout | None = None,
+    skip_inapplicable: bool = False,
     **choice: Any,
 ) -> Run:
     """Measure a prompt with several lenses.
@@ -78,28 +85,40 @@ def run_lenses(
         lenses: The lenses.
         prompt: What `iglens_tl.prompts.build_requests` takes.
         readout: Replaces the model's own readout.
+        skip_inapplicable: Leave out lenses that turn out not to apply to the architecture.
         **choice: What is attributed, as `build_requests` takes it.
+
+    Raises:
+        NotApplicableError: If a lens does not apply to the architecture and is not to be skipped.
     """
     requests = build_requests(adapter, prompt, **choice)
     check_model(adapter, torch.tensor(requests[0].ids))
-    start = time.perf_counter()
     recorded = {name: choice.get(name) for name in ("generate", "prepend_bos")}
+    start = time.perf_counter()
     trace = collect_trace(adapter, requests, [lens.needs() for lens in lenses], recorded)
     wanted = [lens.points(trace) for lens in lenses]
     readings = _read(readout or adapter.readout, trace, lenses, wanted)
     shared_seconds = time.perf_counter() - start
-    results, own_seconds = [], []
-    for lens in lenses:
+    results: list[LensResult] = []
+    costs: list[Cost] = []
+    skipped: dict[str, str] = {}
+    n_forward_passes = trace.n_forward_passes
+    for lens, points in zip(lenses, wanted, strict=True):
         start = time.perf_counter()
-        results.append(lens.measure(trace, readings))
-        own_seconds.append(time.perf_counter() - start)
-    return Run(
-        results=tuple(results),
-        n_forward_passes=trace.n_forward_passes,
-        readout_rows=tuple(sum(len(point) for point in points) for points in wanted),
-        shared_seconds=shared_seconds,
-        own_seconds=tuple(own_seconds),
-    )
+        try:
+            results.append(lens.measure(trace, readings))
+        except NotApplicableError as error:
+            if not skip_inapplicable:
+                raise
+            skipped[lens.name] = str(error)
+            continue
+        seconds = time.perf_counter() - start
+        forward, backward = lens.passes(trace)
+        shared = trace.n_forward_passes if lens.needs().any else 0
+        n_forward_passes += forward
+        rows = sum(len(point) for point in points)
+        costs.append(Cost(shared + forward, backward, rows, seconds))
+    return Run(tuple(results), tuple(costs), skipped, n_forward_passes, shared_seconds)
 
 
 def state_point(trace: Trace, site: str) -> Point:

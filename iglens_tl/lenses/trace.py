@@ -33,6 +33,11 @@ class Needs:
     sites: tuple[str, ...] = ()
     reductions: Mapping[str, tuple[str, Reduction]] | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether the lens needs the shared forward pass at all."""
+        return bool(self.sites or self.reductions)
+
 
 @dataclass(frozen=True)
 class Trace:

@@ -2,6 +2,7 @@
 
 from iglens_tl.models.adapter import Model as Model
 from iglens_tl.models.adapter import ModelAdapter as ModelAdapter
+from iglens_tl.models.adapter import NotApplicableError as NotApplicableError
 from iglens_tl.models.adapter import adapt as adapt
 from iglens_tl.models.capture import capture as capture
 from iglens_tl.models.checks import ReadoutCheck as ReadoutCheck

@@ -23,6 +23,10 @@ Backend: TypeAlias = Literal["hooked", "bridge"]
 BlockKind: TypeAlias = Literal["sequential", "parallel", "attention_only"]
 
 
+class NotApplicableError(ValueError):
+    """A lens cannot measure models of this architecture."""
+
+
 @dataclass(frozen=True)
 class ModelAdapter:
     """What the lenses know of a model.

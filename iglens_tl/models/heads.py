@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 from iglens_tl.models.readout_tensors import extract_norm
 from iglens_tl.readout.readout import FinalNorm
 
@@ -50,7 +50,7 @@ def split_heads(
         attn_out: What the attention adds to the stream (`hook_attn_out`).
 
     Raises:
-        ValueError: If the heads do not add up to the output.
+        NotApplicableError: If the heads do not add up to the output.
     """
     block = adapter.model.blocks[layer]
     weight = block.attn.W_O.detach().to(z)
@@ -63,7 +63,7 @@ def split_heads(
     half = adapter.dtype in (torch.float16, torch.bfloat16)
     accepted = _HALF_PRECISION_TOLERANCE if half else HEADS_TOLERANCE
     if not error <= accepted:
-        raise ValueError(
+        raise NotApplicableError(
             f"{adapter.name}: the heads of layer {layer} do not add up to its attention output "
             f"(they miss {error:.2g} of its size, accepted: {accepted:g}), so it cannot be split "
             "over heads; split it over sublayers"

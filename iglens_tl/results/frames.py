@@ -20,7 +20,7 @@ TARGET_COLUMNS = ("prompt", "position", "token_id", "token")
 
 def wide_frame(data: LensData) -> pd.DataFrame:
     """Return one row per target and one column per segment, then the summary columns."""
-    frame = pd.DataFrame(data.values.copy(), columns=list(data.segments), index=_target_index(data))
+    frame = pd.DataFrame(data.values.copy(), columns=list(data.segments), index=target_index(data))
     summary = {
         "sum": data.sums,
         "delta": data.final - data.baseline,
@@ -42,7 +42,7 @@ def summary_columns(data: LensData) -> tuple[str, ...]:
 def tidy_frame(data: LensData) -> pd.DataFrame:
     """Return one row per target and segment."""
     n_targets, n_segments = data.values.shape
-    index = _target_index(data).to_frame(index=False)
+    index = target_index(data).to_frame(index=False)
     frame = index.loc[index.index.repeat(n_segments)].reset_index(drop=True)
     frame.insert(0, "lens", data.lens)
     frame["segment"] = list(data.segments) * n_targets
@@ -61,9 +61,10 @@ def onset_series(data: LensData, *, rule: str = "mass", fraction: float = 0.5) -
     """Return the onset segment of every target; see `iglens_tl.results.onset`."""
     index = onset_index(data, rule=rule, fraction=fraction)
     labels = np.array(data.segments, dtype=object)[index]
-    return pd.Series(labels, index=_target_index(data), name="onset", dtype=object)
+    return pd.Series(labels, index=target_index(data), name="onset", dtype=object)
 
 
-def _target_index(data: LensData) -> pd.MultiIndex:
+def target_index(data: LensData) -> pd.MultiIndex:
+    """Return what names the targets: prompt, position, token id and token."""
     columns = [[getattr(target, name) for target in data.targets] for name in TARGET_COLUMNS]
     return pd.MultiIndex.from_arrays(columns, names=TARGET_COLUMNS)

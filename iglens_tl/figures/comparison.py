@@ -1,0 +1,202 @@
+"""Small multiples: one map per lens, on shared axes, and one token's way through the layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from iglens_tl.figures.heatmap import column_labels, context_of, top_labels
+from iglens_tl.figures.hover import hover_text
+from iglens_tl.figures.scales import level_scale, signed_scale
+from iglens_tl.figures.text import show_token
+from iglens_tl.figures.waterfall import find_target
+from iglens_tl.results.data import LensData
+
+_MAX_TARGETS_SIDE_BY_SIDE = 14
+_LINES = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#4d4d4d", "#01665e")
+_DASHES = ("solid", "dash", "dot")
+
+
+def comparison_figure(
+    results: Sequence[LensData], *, prompt: int = 0, target: int | str | None = None
+) -> go.Figure:
+    """Draw several results for one text: a map for each lens, then lines for one token.
+
+    The maps share their axes, so that zooming into one zooms into all. Credits in the same unit
+    share one diverging scale, levels in the same unit one sequential scale.
+
+    Args:
+        results: Results for the same targets.
+        prompt: Which text of a batch.
+        target: Whose levels are drawn as lines, by row number or token; by default the first target
+            of the text.
+
+    Returns:
+        The figure; nothing is shown or written.
+
+    Raises:
+        ValueError: For a prompt without targets or an unknown or ambiguous target.
+    """
+    first = results[0]
+    shown = [i for i, named in enumerate(first.targets) if named.prompt == prompt]
+    if not shown:
+        raise ValueError(f"the comparison has no target in prompt {prompt}")
+    chosen = shown[0] if target is None else find_target(first, target)
+    segments = merge_segments(results)
+    n_columns = 1 if len(shown) > _MAX_TARGETS_SIDE_BY_SIDE else min(len(results), 2)
+    n_map_rows = -(-len(results) // n_columns)
+    units = list(dict.fromkeys(data.unit for data in results))
+    map_height = 90 + 22 * len(segments)
+    figure = make_subplots(
+        rows=n_map_rows + len(units),
+        cols=n_columns,
+        specs=[[{}] * n_columns] * n_map_rows
+        + [[{"colspan": n_columns}, *[None] * (n_columns - 1)]] * len(units),
+        row_heights=[map_height] * n_map_rows + [240] * len(units),
+        subplot_titles=[_title(data) for data in results]
+        + [""] * (n_map_rows * n_columns - len(results))
+        + [_line_title(first, chosen, unit) for unit in units],
+        vertical_spacing=90 / (map_height * n_map_rows + 240 * len(units) + 100),
+        horizontal_spacing=0.1,
+    )
+    axes = _color_axes(results, shown)
+    for index, data in enumerate(results):
+        row, column = index // n_columns + 1, index % n_columns + 1
+        figure.add_trace(_map(data, shown, segments, axes[_scale_of(data)][0]), row=row, col=column)
+        figure.update_xaxes(
+            tickmode="array",
+            tickvals=list(range(len(shown))),
+            ticktext=column_labels(first, shown),
+            tickangle=-45,
+            matches="x",
+            row=row,
+            col=column,
+        )
+        figure.update_yaxes(
+            tickmode="array",
+            tickvals=list(range(len(segments))),
+            ticktext=segments,
+            matches="y",
+            row=row,
+            col=column,
+        )
+    for index, unit in enumerate(units):
+        for number, data in enumerate(results):
+            if data.unit == unit:
+                line = _line(data, chosen, number)
+                figure.add_trace(line, row=n_map_rows + index + 1, col=1)
+        figure.update_xaxes(type="category", row=n_map_rows + index + 1, col=1)
+        figure.update_yaxes(title_text=unit, row=n_map_rows + index + 1, col=1)
+    model = first.provenance.model.get("name", "")
+    figure.update_layout(
+        title={
+            "text": f"{len(results)} lenses — {show_token(model)}",
+            "subtitle": {"text": context_of(first, shown[0])},
+        },
+        template="plotly_white",
+        width=n_columns * max(420, 140 + 62 * len(shown)) + 40 + 110 * len(axes),
+        height=map_height * n_map_rows + 240 * len(units) + 220,
+        margin={"l": 80, "r": 60 + 110 * len(axes), "t": 110, "b": 60},
+        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
+        legend={"orientation": "h", "y": -0.04, "yref": "paper", "yanchor": "top"},
+    )
+    figure.layout.update(dict(axes.values()))
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(showgrid=False, zeroline=False)
+    return figure
+
+
+def merge_segments(results: Sequence[LensData]) -> list[str]:
+    """Return the segments of all results in one order: embedding, layer by layer, biases."""
+
+    def depth(segment: str) -> float:
+        layer = re.match(r"L(\d+)", segment)
+        if layer:
+            return int(layer[1])
+        return -1 if segment == "embed" else float("inf")
+
+    names = dict.fromkeys(segment for data in results for segment in data.segments)
+    return sorted(names, key=depth)
+
+
+def _scale_of(data: LensData) -> tuple[bool, str]:
+    return data.additive, data.unit
+
+
+def _color_axes(
+    results: Sequence[LensData], shown: list[int]
+) -> dict[tuple[bool, str], tuple[str, dict]]:
+    """Return for every kind of number a named colour axis that its lenses share."""
+    kinds = list(dict.fromkeys(_scale_of(data) for data in results))
+    axes = {}
+    for index, (additive, unit) in enumerate(kinds):
+        values = [data.values[shown] for data in results if _scale_of(data) == (additive, unit)]
+        scale = signed_scale(values) if additive else level_scale(unit)
+        bar = {
+            "title": {"text": f"{unit}<br>{'credit' if additive else 'level'}", "side": "top"},
+            "thickness": 12,
+            "len": 0.5,
+            "y": 1,
+            "yanchor": "top",
+            "x": 1.02,
+            "xpad": 10 + 110 * index,
+        }
+        name = f"coloraxis{index + 1 if index else ''}"
+        axes[additive, unit] = (name, {**scale, "colorbar": bar})
+    return axes
+
+
+def _map(data: LensData, shown: list[int], segments: list[str], axis: str) -> go.Heatmap:
+    places = {segment: place for place, segment in enumerate(data.segments)}
+    values: list[list[float | None]] = []
+    hover: list[list[str]] = []
+    text: list[list[str]] = []
+    tops = top_labels(data, shown)
+    for segment in segments:
+        place = places.get(segment)
+        if place is None:
+            values.append([None] * len(shown))
+            hover.append([""] * len(shown))
+            text.append([""] * len(shown))
+            continue
+        values.append(data.values[shown, place].tolist())
+        hover.append([hover_text(data, target, place) for target in shown])
+        text.append(tops[place])
+    return go.Heatmap(
+        z=values,
+        x=list(range(len(shown))),
+        y=list(range(len(segments))),
+        text=text,
+        texttemplate="%{text}",
+        textfont={"size": 10},
+        hovertext=hover,
+        hoverinfo="text",
+        hoverongaps=False,
+        xgap=1,
+        ygap=1,
+        coloraxis=axis,
+    )
+
+
+def _line(data: LensData, target: int, number: int) -> go.Scatter:
+    return go.Scatter(
+        x=list(data.segments),
+        y=data.levels[target].tolist(),
+        name=data.lens,
+        mode="lines+markers",
+        # Lenses may agree exactly, so a line must not hide the one below it.
+        line={"color": _LINES[number % len(_LINES)], "dash": _DASHES[number % len(_DASHES)]},
+        hovertext=[hover_text(data, target, segment) for segment in range(len(data.segments))],
+        hoverinfo="text",
+    )
+
+
+def _title(data: LensData) -> str:
+    return f"{data.lens}: {data.unit} {'credit' if data.additive else 'level'}"
+
+
+def _line_title(data: LensData, target: int, unit: str) -> str:
+    return f"{show_token(data.targets[target].token)}: {unit} after each segment"

@@ -1,0 +1,143 @@
+"""Several lenses on the same targets, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from iglens_tl.figures import Figure, comparison_figure
+from iglens_tl.lens_result import LensResult
+from iglens_tl.results.agreement import agreement, agreement_by_target, monotonicity
+from iglens_tl.results.frames import target_index
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a lens costs when it runs alone; the comparison shares most of it.
+
+    Attributes:
+        forward_passes: Forward passes of the model.
+        backward_passes: Backward passes.
+        readout_rows: States multiplied with W_U.
+        seconds: What the lens computed by itself, beyond the shared forward pass and sweep.
+    """
+
+    forward_passes: int
+    backward_passes: int
+    readout_rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ComparisonSummary:
+    """How the lenses of a comparison relate.
+
+    Attributes:
+        agreement: One row per pair of lenses: mean rank correlation of what changes in each layer,
+            with the 95 % bootstrap interval over targets, and mean sign agreement.
+        agreement_by_target: The same for every target.
+        onsets: One row per target, one column per lens: the segment by which half of the lens's
+            absolute change has happened.
+        monotonicity: One row per level lens and target: how often, and how far in all, the level
+            moves away from where it ends.
+    """
+
+    agreement: pd.DataFrame
+    agreement_by_target: pd.DataFrame
+    onsets: pd.DataFrame
+    monotonicity: pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LensComparison:
+    """The results of several lenses for the same targets.
+
+    Attributes:
+        results: One for each lens, in the order asked for.
+        costs: By lens, what it costs alone.
+        shared_seconds: Time of the forward pass and sweep that the lenses shared.
+        forward_passes: Forward passes that the comparison ran in all.
+        skipped: By lens, why it does not apply to this model.
+    """
+
+    results: tuple[LensResult, ...]
+    costs: Mapping[str, Cost]
+    shared_seconds: float
+    forward_passes: int
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, lens: str) -> LensResult:
+        """Return the result of one lens.
+
+        Raises:
+            ValueError: If the comparison has no such lens.
+        """
+        for result in self.results:
+            if result.lens == lens:
+                return result
+        names = ", ".join(result.lens for result in self.results)
+        reason = f": {self.skipped[lens]}" if lens in self.skipped else ""
+        raise ValueError(f"the comparison has no lens {lens!r}{reason}; it has {names}")
+
+    def to_frame(self, *, tidy: bool = False) -> pd.DataFrame:
+        """Return all results as one table.
+
+        Args:
+            tidy: False: one row per target and one column per (lens, segment). True: one row per
+                lens, target and segment, with the lens's `unit`, whether it is `additive`, the
+                target's `sum`, `expected_sum` and `completeness_error` (NaN for level lenses), and
+                the lens's costs.
+        """
+        if tidy:
+            return pd.concat([self._tidy(result) for result in self.results], ignore_index=True)
+        frames = {result.lens: result.to_frame()[list(result.segments)] for result in self.results}
+        return pd.concat(frames, axis=1, names=["lens", "segment"])
+
+    def cost_frame(self) -> pd.DataFrame:
+        """Return one row per lens with its unit, additivity, worst error and costs."""
+        rows = {}
+        for result in self.results:
+            cost = self.costs[result.lens]
+            rows[result.lens] = {
+                "unit": result.unit,
+                "additive": result.additive,
+                "largest_error": abs(result.completeness_error).max(),
+                **vars(cost),
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("lens")
+
+    def summary(self) -> ComparisonSummary:
+        """Compare the lenses with one another."""
+        onsets = {result.lens: result.onset().to_numpy() for result in self.results}
+        return ComparisonSummary(
+            agreement=agreement(self.results),
+            agreement_by_target=agreement_by_target(self.results),
+            onsets=pd.DataFrame(onsets, index=target_index(self.results[0])),
+            monotonicity=monotonicity(self.results),
+        )
+
+    def figure(self, *, prompt: int = 0, target: int | str | None = None) -> Figure:
+        """Draw one map per lens on shared axes; see `iglens_tl.figures.comparison_figure`."""
+        return comparison_figure(self.results, prompt=prompt, target=target)
+
+    def _tidy(self, result: LensResult) -> pd.DataFrame:
+        frame = result.to_frame(tidy=True)
+        n_segments = len(result.segments)
+        frame["additive"] = result.additive
+        missing = float("nan") if not result.additive else 0.0
+        for column, numbers in {
+            "sum": result.sums + missing,
+            "expected_sum": result.final - result.baseline + missing,
+            "completeness_error": result.completeness_error,
+        }.items():
+            frame[column] = numbers.repeat(n_segments)
+        for column, number in vars(self.costs[result.lens]).items():
+            frame[column] = number
+        return frame
+
+    def __repr__(self) -> str:
+        """Say what the comparison holds in one line."""
+        names = ", ".join(result.lens for result in self.results)
+        return f"LensComparison({names}: {len(self.results[0].targets)} targets)"

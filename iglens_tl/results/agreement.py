@@ -1,0 +1,131 @@
+"""How far lenses agree on which layers matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from iglens_tl.results.data import LensData
+from iglens_tl.results.frames import target_index
+
+_RESAMPLES = 2000
+_SMALLEST_CHANGE = 1e-12
+
+
+def agreement_by_target(results: Sequence[LensData]) -> pd.DataFrame:
+    """Compare every pair of lenses on every target.
+
+    Two lenses are compared on the segments that both have, by what changes in each: the credits of
+    an additive lens, the differences of a level lens. A level lens says nothing about the first
+    segment, which it begins with.
+
+    Returns:
+        One row per pair and target: `rank_correlation` (Spearman) and `sign_agreement`, the share
+        of segments whose changes point the same way. NaN where a lens has no change to rank.
+    """
+    index = target_index(results[0]).to_frame(index=False)
+    parts = []
+    for first, second in combinations(results, 2):
+        left, right = _common_changes(first, second)
+        part = index.copy()
+        part.insert(0, "lens", first.lens)
+        part.insert(1, "other", second.lens)
+        part["rank_correlation"] = _rank_correlations(left, right)
+        part["sign_agreement"] = _sign_agreements(left, right)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def agreement(results: Sequence[LensData], *, seed: int = 0) -> pd.DataFrame:
+    """Average the agreement of every pair of lenses over the targets.
+
+    Returns:
+        One row per pair: the mean `rank_correlation` with the ends `low` and `high` of its 95 %
+        bootstrap interval over targets, the mean `sign_agreement`, and the number of `targets` that
+        have a rank correlation.
+    """
+    by_target = agreement_by_target(results)
+    rows = []
+    for first, second in combinations([data.lens for data in results], 2):
+        part = by_target[(by_target["lens"] == first) & (by_target["other"] == second)]
+        ranks = np.asarray(part["rank_correlation"], dtype=float)
+        ranks = ranks[~np.isnan(ranks)]
+        low, high = _bootstrap_interval(ranks, seed)
+        rows.append(
+            {
+                "lens": first,
+                "other": second,
+                "rank_correlation": ranks.mean() if len(ranks) else np.nan,
+                "low": low,
+                "high": high,
+                "sign_agreement": part["sign_agreement"].mean(),
+                "targets": len(ranks),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def monotonicity(results: Sequence[LensData]) -> pd.DataFrame:
+    """Count for every level lens how often the level moves away from where it ends.
+
+    Returns:
+        One row per level lens and target: the number of segments that move against the change from
+        the first level to the last (`violations`), and how far they move in all (`backtracking`).
+    """
+    parts = []
+    for data in results:
+        if data.additive:
+            continue
+        direction = np.sign(data.final - data.baseline)[:, None]
+        against = np.clip(-direction * data.changes, 0, None)
+        part = target_index(data).to_frame(index=False)
+        part.insert(0, "lens", data.lens)
+        part["violations"] = (against > _SMALLEST_CHANGE).sum(axis=1)
+        part["backtracking"] = against.sum(axis=1)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _common_changes(first: LensData, second: LensData) -> tuple[np.ndarray, np.ndarray]:
+    common = [segment for segment in first.segments if segment in second.segments]
+    if not (first.additive and second.additive):
+        begins = {data.segments[0] for data in (first, second) if not data.additive}
+        common = [segment for segment in common if segment not in begins]
+    left, right = (
+        data.changes[:, [data.segments.index(segment) for segment in common]]
+        for data in (first, second)
+    )
+    return left, right
+
+
+def _rank_correlations(
+    left: Float[np.ndarray, "target segment"], right: Float[np.ndarray, "target segment"]
+) -> Float[np.ndarray, " target"]:
+    if left.shape[1] < 2:
+        return np.full(len(left), np.nan)
+    ranks = [pd.DataFrame(changes).rank(axis=1).to_numpy() for changes in (left, right)]
+    x, y = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    norm = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    return np.divide((x * y).sum(axis=1), norm, out=np.full(len(x), np.nan), where=norm > 0)
+
+
+def _sign_agreements(
+    left: Float[np.ndarray, "target segment"], right: Float[np.ndarray, "target segment"]
+) -> Float[np.ndarray, " target"]:
+    moving = (np.abs(left) > _SMALLEST_CHANGE) & (np.abs(right) > _SMALLEST_CHANGE)
+    same = ((left > 0) == (right > 0)) & moving
+    n_moving = moving.sum(axis=1)
+    return np.divide(same.sum(axis=1), n_moving, out=np.full(len(left), np.nan), where=n_moving > 0)
+
+
+def _bootstrap_interval(values: Float[np.ndarray, " target"], seed: int) -> tuple[float, float]:
+    if len(values) < 2:
+        return np.nan, np.nan
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
