@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
 from iglens_tl.figures import Figure, comparison_figure
+from iglens_tl.files import write_atomically
 from iglens_tl.lens_result import LensResult
+from iglens_tl.results import storage
 from iglens_tl.results.agreement import agreement, agreement_by_target, monotonicity
 from iglens_tl.results.frames import target_index
+
+_FORMAT = "iglens_tl.LensComparison"
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,51 @@ class LensComparison:
     def figure(self, *, prompt: int = 0, target: int | str | None = None) -> Figure:
         """Draw one map per lens on shared axes; see `iglens_tl.figures.comparison_figure`."""
         return comparison_figure(self.results, prompt=prompt, target=target)
+
+    def to_json(self) -> str:
+        """Return the text of the JSON file that `save` writes."""
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "forward_passes": self.forward_passes,
+            "shared_seconds": self.shared_seconds,
+            "costs": {lens: asdict(cost) for lens, cost in self.costs.items()},
+            "skipped": dict(self.skipped),
+            "results": [storage.encode(result) for result in self.results],
+        }
+        return json.dumps(content, ensure_ascii=False, indent=1)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the comparison without loss to a `.json` file; an interruption leaves no part.
+
+        Raises:
+            ValueError: For another ending, or a path that cannot be written.
+        """
+        if Path(path).suffix.lower() != ".json":
+            raise ValueError(f"{str(path)!r} must end in .json")
+        text = self.to_json() + "\n"
+        return write_atomically(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: str | Path) -> LensComparison:
+        """Read a comparison that `save` wrote.
+
+        Raises:
+            ValueError: For a missing, damaged or foreign file.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT or content["version"] != _VERSION:
+                raise ValueError(f"it is not a {_FORMAT} of version {_VERSION}")
+            return cls(
+                results=tuple(LensResult(**storage.decode(r)) for r in content["results"]),
+                costs={lens: Cost(**cost) for lens, cost in content["costs"].items()},
+                shared_seconds=content["shared_seconds"],
+                forward_passes=content["forward_passes"],
+                skipped=content["skipped"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(path)!r} holds no comparison of iglens_tl: {error}") from error
 
     def _tidy(self, result: LensResult) -> pd.DataFrame:
         frame = result.to_frame(tidy=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from iglens_tl.figures.text import show_blanks
+from iglens_tl.lens_comparison import LensComparison
 from iglens_tl.lens_result import LensResult
 from iglens_tl.results.frames import summary_columns
 
@@ -20,13 +22,50 @@ def print_table(result: LensResult, console: Console | None = None) -> None:
 
     A terminal that is too narrow gets the segments in several blocks; a pipe gets long lines.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=100_000)
+    console = _wide(console or Console())
     fitting = max(1, (min(console.width, 100_000) - _NAME_WIDTH) // _CELL_WIDTH)
     columns = [*result.segments, *summary_columns(result)]
     for first in range(0, len(columns), fitting):
         console.print(_block(result, columns[first : first + fitting]))
+
+
+def print_comparison(comparison: LensComparison, console: Console | None = None) -> None:
+    """Print the table of every lens, then what the lenses cost and how they agree."""
+    console = _wide(console or Console())
+    for result in comparison.results:
+        kind = "credits" if result.additive else "levels"
+        console.print(Text(f"{result.lens}: {kind} in {result.unit}", style="bold"))
+        print_table(result, console)
+        console.print()
+    costs = comparison.cost_frame().reset_index()
+    console.print(Text("costs of each lens alone", style="bold"))
+    console.print(_plain_table(costs))
+    agreement = comparison.summary().agreement
+    if len(agreement):
+        console.print()
+        console.print(Text("agreement on what changes in each layer", style="bold"))
+        console.print(_plain_table(agreement))
+
+
+def _wide(console: Console) -> Console:
+    """Return a console that breaks no line, unless it is a terminal."""
+    return console if console.is_terminal else Console(file=console.file, width=100_000)
+
+
+def _plain_table(frame: pd.DataFrame) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for column in frame.columns:
+        is_text = frame[column].dtype == object
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_plain(cell) for cell in row))
+    return table
+
+
+def _plain(cell: object) -> str:
+    if not isinstance(cell, float):
+        return str(cell)
+    return "–" if np.isnan(cell) else f"{cell:.3g}"
 
 
 def _block(result: LensResult, columns: list[str]) -> Table:

@@ -22,7 +22,7 @@ from iglens_tl.lenses.running import Lens, run_lenses
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models import split_heads
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Tokens, resolve_token
+from iglens_tl.prompts import PromptLike, Token, Tokens, resolve_token
 from iglens_tl.readout import (
     Point,
     Reading,
@@ -48,7 +48,7 @@ def direct_logit_attribution(
     answer: Tokens | None = None,
     generate: Count | None = None,
     targets: Tokens | None = None,
-    contrast: str | int | None = None,
+    contrast: Token | None = None,
     split: str = "layer",
     prepend_bos: bool | None = None,
 ) -> LensResult:
@@ -88,7 +88,7 @@ def direct_logit_attribution(
 
 
 def plan_direct_logit_attribution(
-    adapter: ModelAdapter, *, contrast: str | int | None = None, split: str = "layer"
+    adapter: ModelAdapter, *, contrast: Token | None = None, split: str = "layer"
 ) -> DirectLogitAttribution:
     """Check the options of `direct_logit_attribution` and return the lens, ready to measure."""
     if split not in SPLITS:
@@ -103,7 +103,7 @@ class DirectLogitAttribution(Lens):
     name = "direct_logit_attribution"
 
     adapter: ModelAdapter
-    contrast: str | int | None
+    contrast: Token | None
     split: str
 
     def needs(self) -> Needs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 from iglens_tl.models.readout_tensors import extract_norm
-from iglens_tl.readout.readout import FinalNorm
 
 HEADS_TOLERANCE = 1e-4
 """Largest accepted difference between the sum of the heads and the attention's output, relative to
@@ -58,8 +58,11 @@ def split_heads(
     bias = None if bias is None or not bool(bias.any()) else bias.detach().to(z)
     total = torch.einsum("rhd,hdm->rm", z, weight)
     total = total if bias is None else total + bias
-    gain = _gain(_post_norm(adapter, block, z.dtype), total, attn_out)
-    error = (gain * total - attn_out).abs().max() / attn_out.abs().max().clamp_min(1e-30)
+    candidates = [
+        (_relative_error(gain * total, attn_out), gain)
+        for gain in _possible_gains(adapter, block, total, attn_out)
+    ]
+    error, gain = min(candidates, key=lambda candidate: candidate[0])
     half = adapter.dtype in (torch.float16, torch.bfloat16)
     accepted = _HALF_PRECISION_TOLERANCE if half else HEADS_TOLERANCE
     if not error <= accepted:
@@ -71,15 +74,25 @@ def split_heads(
     return HeadOutputs(weight, bias, gain)
 
 
-def _gain(norm: FinalNorm | None, total: Tensor, attn_out: Tensor) -> Tensor:
-    if norm is not None:
-        gain = norm.scale(total)[:, None].expand_as(total)
-        return gain if norm.weight is None else gain * norm.weight
+def _possible_gains(
+    adapter: ModelAdapter, block: Any, total: Tensor, attn_out: Tensor
+) -> Iterator[Tensor]:
+    """Yield what may stand between the attention and the stream.
+
+    TransformerLens names norms by their place in the original code, so that a norm after the
+    attention is `ln1_post` in Gemma's blocks but `ln1` in OLMo2's; the right one fits.
+    """
     # Nearly always 1; Granite multiplies by a constant of its configuration.
     factor = (attn_out * total).sum() / total.square().sum().clamp_min(1e-30)
-    return factor.expand_as(total)
+    yield factor.expand_as(total)
+    for name in ("ln1_post", "ln1"):
+        module = getattr(block, name, None)
+        norm = extract_norm(adapter.model, adapter.backend, module, total.dtype)
+        if norm is None or norm.centered or norm.bias is not None:
+            continue  # no model has a norm after its attention that is not a multiplication
+        gain = norm.scale(total)[:, None].expand_as(total)
+        yield gain if norm.weight is None else gain * norm.weight
 
 
-def _post_norm(adapter: ModelAdapter, block: Any, dtype: torch.dtype) -> FinalNorm | None:
-    norm = getattr(block, "ln1_post", None)
-    return None if norm is None else extract_norm(adapter.model, adapter.backend, norm, dtype)
+def _relative_error(estimate: Tensor, truth: Tensor) -> float:
+    return ((estimate - truth).abs().max() / truth.abs().max().clamp_min(1e-30)).item()

@@ -15,9 +15,10 @@ from iglens_tl.prompts.tokenization import decode, encode_continuation, stop_ids
 from iglens_tl.readout import most_probable_token
 
 if TYPE_CHECKING:
-    Tokens: TypeAlias = str | int | Sequence[str | int]
+    Token: TypeAlias = str | int
+    Tokens: TypeAlias = Token | Sequence[Token]
 else:  # anything may arrive here; it is answered with a readable error
-    Tokens = Any
+    Token = Tokens = Any
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def build_requests(
     return [_every_next_token(single) for single in prompts]
 
 
-def resolve_token(adapter: ModelAdapter, request: Request, token: str | int) -> int:
+def resolve_token(adapter: ModelAdapter, request: Request, token: Token) -> int:
     """Return the id of one more token for the first attributed position of a request.
 
     Raises:

@@ -46,18 +46,29 @@ def load(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"there is no file {str(path)!r}")
     try:
-        header, table = reader(Path(path))
-        if header.get("format") != _FORMAT or header.get("version") != _VERSION:
-            raise ValueError(f"it is not a {_FORMAT} of version {_VERSION}")
-        return _fields(header, table)
+        return _checked_fields(*reader(Path(path)))
     except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         raise ValueError(f"{str(path)!r} holds no result of iglens_tl: {error}") from error
 
 
 def to_json(data: LensData) -> str:
     """Return a result as the text of a JSON file."""
+    return json.dumps(encode(data), ensure_ascii=False, indent=1)
+
+
+def encode(data: LensData) -> dict[str, Any]:
+    """Return a result as an object that JSON can hold."""
     rows = tidy_frame(data).astype(object).to_dict(orient="records")
-    return json.dumps(_encode({**_header(data), "data": rows}), ensure_ascii=False, indent=1)
+    return _encode({**_header(data), "data": rows})
+
+
+def decode(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a result from what `encode` made of it.
+
+    Raises:
+        ValueError: For another format or version.
+    """
+    return _checked_fields(content, pd.DataFrame(content["data"]))
 
 
 def _save_json(data: LensData) -> Callable[[Path], object]:
@@ -113,6 +124,12 @@ def _header(data: LensData) -> dict[str, Any]:
 def _encode_top(top: TopTokens) -> dict[str, Any]:
     tokens = {str(token_id): token for token_id, token in top.tokens.items()}
     return {"ids": top.ids.tolist(), "probs": top.probs.tolist(), "tokens": tokens}
+
+
+def _checked_fields(header: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    if header.get("format") != _FORMAT or header.get("version") != _VERSION:
+        raise ValueError(f"it is not a {_FORMAT} of version {_VERSION}")
+    return _fields(header, table)
 
 
 def _fields(header: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:

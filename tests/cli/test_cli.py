@@ -15,7 +15,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from iglens_tl import LensResult, ig_lens
-from iglens_tl.cli.app import _parse_layers, app
+from iglens_tl.cli.app import app
+from iglens_tl.cli.run import parse_layers
 from iglens_tl.cli.table import print_table
 from tests.support.results import make_result
 
@@ -180,10 +181,10 @@ def test_incomplete_credits_are_noted_on_stderr(run):
 
 
 def test_layer_lists_take_numbers_and_ranges():
-    assert _parse_layers("0,3, 6-8") == [0, 3, 6, 7, 8]
+    assert parse_layers("0,3, 6-8") == [0, 3, 6, 7, 8]
     for text in ("", "1-", "-", "x", "1.5", "2,,3"):
         with pytest.raises(ValueError, match="--layers takes block numbers"):
-            _parse_layers(text)
+            parse_layers(text)
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])

@@ -19,12 +19,12 @@ def test_the_heatmap_has_tokens_to_the_right_and_segments_upwards():
 
 def test_credits_use_a_symmetric_diverging_scale_and_probabilities_zero_to_one():
     result = make_result()
-    credit = result.heatmap().data[0]
-    assert credit.zmin == -credit.zmax == -np.abs(result.values).max()
-    level = result.heatmap(show="level").data[0]
-    assert (level.zmin, level.zmax) == (0.0, 1.0)
-    logit = make_result(unit="logit").heatmap(show="level").data[0]
-    assert logit.zmin is None
+    credit = result.heatmap().layout.coloraxis
+    assert credit.cmin == -credit.cmax == -np.abs(result.values).max()
+    level = result.heatmap(show="level").layout.coloraxis
+    assert (level.cmin, level.cmax) == (0.0, 1.0)
+    logit = make_result(unit="logit").heatmap(show="level").layout.coloraxis
+    assert logit.cmin is None
 
 
 def test_a_cells_hover_says_where_what_and_how_much():
@@ -71,7 +71,7 @@ def test_a_target_is_found_by_row_or_unique_token():
 
 
 def test_bad_figure_options_are_named():
-    with pytest.raises(ValueError, match="show must be one of value, level, got 'credit'"):
+    with pytest.raises(ValueError, match="show must be one of value, level, rank for this result, got 'credit'"):
         make_result().heatmap(show="credit")
     with pytest.raises(ValueError, match="no target in prompt 3"):
         make_result().heatmap(prompt=3)

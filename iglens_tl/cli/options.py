@@ -1,0 +1,96 @@
+"""Options and helpers that the commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from rich.console import Console
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+PromptArgument: TypeAlias = Annotated[
+    str, typer.Argument(help="The text, or - to read it from stdin.")
+]
+ModelOption: TypeAlias = Annotated[
+    str, typer.Option(help="demo, a Hugging Face folder, or a hub name.")
+]
+AnswerOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="Attribute the tokens of this continuation.")
+]
+GenerateOption: TypeAlias = Annotated[
+    int | None, typer.Option(help="Attribute up to this many greedy tokens.")
+]
+TargetOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help="Attribute this candidate for the next token; may be repeated."),
+]
+ChatOption: TypeAlias = Annotated[
+    bool, typer.Option("--chat", help="Send the prompt as a user's chat message.")
+]
+ValueOption: TypeAlias = Annotated[str, typer.Option(help="prob, logprob or logit.")]
+BackendOption: TypeAlias = Annotated[str, typer.Option(help="auto, hooked or bridge.")]
+DtypeOption: TypeAlias = Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")]
+DeviceOption: TypeAlias = Annotated[str, typer.Option(help="For example cpu or cuda.")]
+FormatOption: TypeAlias = Annotated[Format, typer.Option(help="What to print on stdout.")]
+HtmlOption: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Write the token × layer figure to an HTML file.")
+]
+
+
+def new_messages() -> Console:
+    """Return the console for everything that is no result: stderr."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def readable_errors(messages: Console) -> Iterator[None]:
+    """Turn bad input into one sentence and exit code 2."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        messages.print("error:", str(error), markup=False, style="red")
+        raise typer.Exit(code=2) from error
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Send what libraries print to stderr, so that stdout holds results alone."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def read_prompt(prompt: str, chat: bool) -> Any:
+    """Return the text or chat message that the command line asks about."""
+    if prompt == "-":
+        try:
+            prompt = sys.stdin.read().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the text on stdin is not valid UTF-8: {error}") from error
+    return [{"role": "user", "content": prompt}] if chat else prompt
+
+
+def check_outputs(out: Path | None, endings: tuple[str, ...], html: Path | None) -> None:
+    """Refuse a path that cannot be written before the model is loaded."""
+    if out is not None and out.suffix.lower() not in endings:
+        expected = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise ValueError(f"--out {str(out)!r} must end in {expected}")
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--html {str(html)!r} must end in .html")
+    for path in (out, html):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"the folder of {str(path)!r} does not exist; create it first")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{str(path)!r} is a folder; give the name of a file")
