@@ -137,6 +137,6 @@ def _read(
         readout,
         list(points.values()),
         trace.token_ids,
-        top_k=max(lens.top_k for lens in lenses),
+        top_k=max((lens.top_k for lens in lenses), default=0),
         reference=reference,
     )
