@@ -115,8 +115,8 @@ def merge_segments(results: Sequence[LensData]) -> list[str]:
     def depth(segment: str) -> float:
         layer = re.match(r"L(\d+)", segment)
         if layer:
-            return int(layer[1])
-        return -1 if segment == "embed" else float("inf")
+            return float(layer[1])
+        return -1.0 if segment == "embed" else float("inf")
 
     names = dict.fromkeys(segment for data in results for segment in data.segments)
     return sorted(names, key=depth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from iglens_tl import write_html
+from iglens_tl.figures import comparison_figure
 from tests.support.results import HOSTILE, make_result
 
 CHROMIUM = (
@@ -107,4 +109,28 @@ def test_a_large_map_is_drawn(page, tmp_path):
     figure = make_result(values, tokens=tuple(f" t{i}" for i in range(200))).heatmap()
     seen = open_figure(page, figure, tmp_path / "large.html")
     assert page.locator(".ytick text").count() == 33
+    assert seen == {"requests": [], "messages": []}
+
+
+def test_a_comparison_is_drawn_with_hover_and_without_network(page, tmp_path):
+    results = [
+        replace(make_result(tokens=(" Hanoi", HOSTILE)), lens="ig_lens"),
+        replace(make_result(tokens=(" Hanoi", HOSTILE), additive=False), lens="logit_lens"),
+        replace(make_result(tokens=(" Hanoi", HOSTILE), unit="logit"), lens="attribution"),
+    ]
+    figure = comparison_figure(results, target=0)
+    seen = open_figure(page, figure, tmp_path / "comparison.html")
+    titles = page.locator(".infolayer .annotation-text").all_text_contents()
+    assert titles[:3] == [
+        "ig_lens: probability credit",
+        "logit_lens: probability level",
+        "attribution: logit credit",
+    ]
+    assert page.locator(".heatmaplayer image").count() == 3
+    assert page.locator(".scatterlayer .trace").count() == 3
+    assert page.locator(".infolayer .colorbar, .infolayer [class^='cb']").count() >= 3
+    text = hover_cell(page, 0, 2)
+    assert "segment L1" in text
+    assert f"{results[0].values[0, 2]:+.6f}" in text
+    assert page.locator("img[src='x']").count() == 0
     assert seen == {"requests": [], "messages": []}

@@ -71,7 +71,9 @@ def test_a_target_is_found_by_row_or_unique_token():
 
 
 def test_bad_figure_options_are_named():
-    with pytest.raises(ValueError, match="show must be one of value, level, rank for this result, got 'credit'"):
+    with pytest.raises(
+        ValueError, match="show must be one of value, level, rank for this result, got 'credit'"
+    ):
         make_result().heatmap(show="credit")
     with pytest.raises(ValueError, match="no target in prompt 3"):
         make_result().heatmap(prompt=3)
