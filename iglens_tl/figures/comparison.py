@@ -71,7 +71,7 @@ def comparison_figure(
             tickvals=list(range(len(shown))),
             ticktext=column_labels(first, shown),
             tickangle=-45,
-            matches="x",
+            matches="x" if index else None,
             row=row,
             col=column,
         )
@@ -79,7 +79,7 @@ def comparison_figure(
             tickmode="array",
             tickvals=list(range(len(segments))),
             ticktext=segments,
-            matches="y",
+            matches="y" if index else None,
             row=row,
             col=column,
         )
