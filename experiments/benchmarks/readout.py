@@ -11,16 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from iglens_tl.lenses.states import Paths
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from iglens_tl.lenses.estimators import Credits, estimate_credits, resolve_estimator
-from iglens_tl.readout import FinalNorm, OutputTransform, Readout, resolve_value
+from iglens_tl.lenses.assembly import levels_of
+from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
+from iglens_tl.readout import (
+    FinalNorm,
+    OutputTransform,
+    Point,
+    Readout,
+    read_points,
+    resolve_value,
+)
 
 D_MODEL, D_VOCAB, N_LAYERS = 2048, 128_256, 16
 GRID_STEPS = AUTOGRAD_STEPS = 64
@@ -29,6 +37,26 @@ MEMORY_LIMIT_MB = 600
 PROB = resolve_value("prob")
 DELTA = resolve_estimator("delta", n_steps=None, tolerance=None)
 GRADIENT = resolve_estimator("gradient", n_steps=32, tolerance=None)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The points that the paths of some targets visit, the baseline first."""
+
+    points: list[Point]
+    token_ids: Tensor
+
+    @property
+    def states(self) -> Tensor:
+        """All rows that a sweep reads."""
+        return torch.cat([point.states for point in self.points])
+
+
+def credits_of(readout: Readout, paths: Paths, method: Estimator, top_k: int = 0) -> Tensor:
+    """Read the points out and credit the segments, as `ig_lens` does."""
+    readings = read_points(readout, paths.points, paths.token_ids, top_k=top_k)
+    levels = levels_of(PROB, [readings[point.key] for point in paths.points])
+    return credit_segments(readout, paths.points, paths.token_ids, levels, PROB, method)
 
 
 def main() -> None:
@@ -58,24 +86,25 @@ def main() -> None:
 def speed_rows(readout: Readout, paths: Paths, repeats: int) -> list[tuple[str, ...]]:
     """Compare the estimators with the matrix product alone and with the published procedures."""
     n_targets = len(paths.token_ids)
+    states = paths.states
     bare, delta = _interleaved(
         repeats,
-        lambda: bare_products(readout, paths.states),
-        lambda: estimate_credits(readout, paths, PROB, DELTA),
+        lambda: bare_products(readout, states),
+        lambda: credits_of(readout, paths, DELTA),
     )
     _, detailed = _interleaved(
         repeats,
-        lambda: bare_products(readout, paths.states),
-        lambda: estimate_credits(readout, paths, PROB, DELTA, top_k=5),
+        lambda: bare_products(readout, states),
+        lambda: credits_of(readout, paths, DELTA, top_k=5),
     )
     grid_seconds, grid = _timed(lambda: grid_credits(readout, paths))
-    gradient_seconds, gradient = _timed(lambda: estimate_credits(readout, paths, PROB, GRADIENT))
+    gradient_seconds, gradient = _timed(lambda: credits_of(readout, paths, GRADIENT))
     autograd_seconds, autograd = _timed(lambda: autograd_credits(readout, paths))
-    exact = estimate_credits(readout, paths, PROB, DELTA).credits
-    rows = len(paths.states)
+    exact = credits_of(readout, paths, DELTA)
+    rows = len(states)
     print(f"{n_targets} targets, {rows} states")
     print(f"largest error of grid      {(grid - exact).abs().max():.1e}")
-    print(f"largest error of gradient  {(gradient.credits - exact).abs().max():.1e}")
+    print(f"largest error of gradient  {(gradient - exact).abs().max():.1e}")
     print(f"largest error of autograd  {(autograd - exact).abs().max():.1e}")
     return [
         _row("delta", delta, f"bare product of {rows} rows", bare, delta / bare, "≤ 1.15"),
@@ -116,13 +145,13 @@ def random_paths(readout: Readout, n_targets: int) -> Paths:
     steps = torch.randn(n_targets, N_LAYERS + 1, D_MODEL, generator=generator)
     towards = readout.unembed.T[token_ids.to(readout.device)].cpu()
     steps += 1.2 * towards[:, None] / towards.std() * torch.linspace(0, 0.3, N_LAYERS + 1)[:, None]
-    chain = steps.cumsum(1).flatten(0, 1)
-    baseline = chain.mean(0, keepdim=True)
-    n_chain = len(chain)
-    visits = torch.arange(n_chain).view(n_targets, N_LAYERS + 1)
-    visits = torch.cat([torch.full((n_targets, 1), n_chain), visits], dim=1)
-    states = torch.cat([chain, baseline]).to(readout.device)
-    return Paths(states, n_chain, visits, token_ids)
+    chain = steps.cumsum(1)
+    baseline = chain.flatten(0, 1).mean(0, keepdim=True).to(readout.device)
+    points = [Point("baseline", baseline, torch.zeros(n_targets).long(), ranked=False)]
+    for layer in range(N_LAYERS + 1):
+        states = chain[:, layer].to(readout.device, copy=True)
+        points.append(Point(f"state {layer}", states, torch.arange(n_targets)))
+    return Paths(points, token_ids)
 
 
 def bare_products(readout: Readout, states: Tensor) -> None:
@@ -183,32 +212,27 @@ def extra_memory_mb(estimator: str, n_targets: int) -> float:
     """Return by how much the peak of resident memory exceeds the memory held before the call."""
     readout = random_readout()
     paths = random_paths(readout, n_targets)
-    estimate_credits(readout, _first(paths, 1), PROB, DELTA, top_k=5)
+    credits_of(readout, random_paths(readout, 1), DELTA, top_k=5)
     Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     before = _memory_mb("VmRSS")
     method = DELTA if estimator == "delta" else GRADIENT
-    estimate_credits(readout, paths, PROB, method, top_k=5)
+    credits_of(readout, paths, method, top_k=5)
     return _memory_mb("VmHWM") - before
 
 
 def _interpolated(paths: Paths, grid: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the tokens, grid points and displacements of a few segments at a time."""
-    start, end = paths.visits[:, :-1].reshape(-1), paths.visits[:, 1:].reshape(-1)
+    visited = torch.stack([point.states[point.target_rows] for point in paths.points], dim=1)
+    start, end = visited[:, :-1].flatten(0, 1), visited[:, 1:].flatten(0, 1)
     tokens = paths.token_ids.repeat_interleave(N_LAYERS + 1)
     for part in torch.arange(len(start)).split(SEGMENTS_PER_CALL):
-        at_start, at_end = paths.states[start[part]], paths.states[end[part]]
+        at_start, at_end = start[part], end[part]
         points = torch.lerp(at_start[:, None], at_end[:, None], grid[:, None])
         yield tokens[part].to(points.device), points, at_end - at_start
 
 
 def _without_denormals(gradient: Tensor) -> Tensor:
     return gradient.masked_fill(gradient.abs() < torch.finfo(gradient.dtype).tiny, 0)
-
-
-def _first(paths: Paths, n_targets: int) -> Paths:
-    return Paths(
-        paths.states, paths.n_chain_states, paths.visits[:n_targets], paths.token_ids[:n_targets]
-    )
 
 
 def _interleaved(
@@ -220,7 +244,7 @@ def _interleaved(
     return min(time for time, _ in times), min(time for _, time in times)
 
 
-def _timed(function: Callable[[], object]) -> tuple[float, Tensor | Credits]:
+def _timed(function: Callable[[], object]) -> tuple[float, Tensor]:
     start = time.perf_counter()
     result = function()
     if torch.cuda.is_available():
