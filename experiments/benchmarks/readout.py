@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from experiments.benchmarks.timing import fastest_in_turns, timed
 from iglens_tl.lenses.assembly import levels_of
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
 from iglens_tl.readout import (
@@ -87,19 +87,18 @@ def speed_rows(readout: Readout, paths: Paths, repeats: int) -> list[tuple[str, 
     """Compare the estimators with the matrix product alone and with the published procedures."""
     n_targets = len(paths.token_ids)
     states = paths.states
-    bare, delta = _interleaved(
+    seconds = fastest_in_turns(
+        {
+            "bare": lambda: bare_products(readout, states),
+            "delta": lambda: credits_of(readout, paths, DELTA),
+            "detailed": lambda: credits_of(readout, paths, DELTA, top_k=5),
+        },
         repeats,
-        lambda: bare_products(readout, states),
-        lambda: credits_of(readout, paths, DELTA),
     )
-    _, detailed = _interleaved(
-        repeats,
-        lambda: bare_products(readout, states),
-        lambda: credits_of(readout, paths, DELTA, top_k=5),
-    )
-    grid_seconds, grid = _timed(lambda: grid_credits(readout, paths))
-    gradient_seconds, gradient = _timed(lambda: credits_of(readout, paths, GRADIENT))
-    autograd_seconds, autograd = _timed(lambda: autograd_credits(readout, paths))
+    bare, delta, detailed = seconds["bare"], seconds["delta"], seconds["detailed"]
+    grid_seconds, grid = timed(lambda: grid_credits(readout, paths))
+    gradient_seconds, gradient = timed(lambda: credits_of(readout, paths, GRADIENT))
+    autograd_seconds, autograd = timed(lambda: autograd_credits(readout, paths))
     exact = credits_of(readout, paths, DELTA)
     rows = len(states)
     print(f"{n_targets} targets, {rows} states")
@@ -233,25 +232,6 @@ def _interpolated(paths: Paths, grid: Tensor) -> Iterator[tuple[Tensor, Tensor, 
 
 def _without_denormals(gradient: Tensor) -> Tensor:
     return gradient.masked_fill(gradient.abs() < torch.finfo(gradient.dtype).tiny, 0)
-
-
-def _interleaved(
-    repeats: int, first: Callable[[], object], second: Callable[[], object]
-) -> tuple[float, float]:
-    """Return the fastest run of each, run in turns so that the machine's drift hits both."""
-    first(), second()
-    times = [(_timed(first)[0], _timed(second)[0]) for _ in range(repeats)]
-    return min(time for time, _ in times), min(time for _, time in times)
-
-
-def _timed(function: Callable[[], object]) -> tuple[float, Tensor]:
-    start = time.perf_counter()
-    result = function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    print(f"{seconds:.2f} s", file=sys.stderr, flush=True)
-    return seconds, result
 
 
 def _row(what: str, seconds: float, beside: str, other: float, ratio: float, aim: str) -> tuple:
