@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from iglens_tl.lens_result import LensResult as LensResult
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
     from iglens_tl.lenses import compare as compare
+    from iglens_tl.lenses import conductance_by_position as conductance_by_position
     from iglens_tl.lenses import direct_logit_attribution as direct_logit_attribution
     from iglens_tl.lenses import ig_lens as ig_lens
+    from iglens_tl.lenses import layer_conductance as layer_conductance
     from iglens_tl.lenses import logit_lens as logit_lens
+    from iglens_tl.lenses import tuned_lens as tuned_lens
     from iglens_tl.models import load_model as load_model
+    from iglens_tl.tuning import Translators as Translators
+    from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
+    from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
 
 __version__ = "0.1.0"
 
@@ -25,11 +31,17 @@ _HOMES = {
     "CompletenessWarning": "iglens_tl.lenses",
     "LensComparison": "iglens_tl.lens_comparison",
     "LensResult": "iglens_tl.lens_result",
+    "Translators": "iglens_tl.tuning",
+    "TunedLensWarning": "iglens_tl.tuning",
     "compare": "iglens_tl.lenses",
+    "conductance_by_position": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
+    "layer_conductance": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
     "logit_lens": "iglens_tl.lenses",
+    "train_tuned_lens": "iglens_tl.tuning",
+    "tuned_lens": "iglens_tl.lenses",
     "write_html": "iglens_tl.figures",
 }
 
@@ -37,11 +49,17 @@ __all__ = [
     "CompletenessWarning",
     "LensComparison",
     "LensResult",
+    "Translators",
+    "TunedLensWarning",
     "compare",
+    "conductance_by_position",
     "direct_logit_attribution",
     "ig_lens",
+    "layer_conductance",
     "load_model",
     "logit_lens",
+    "train_tuned_lens",
+    "tuned_lens",
     "write_html",
 ]
 

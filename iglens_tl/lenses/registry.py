@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iglens_tl.lenses.direct_logit_attribution import plan_direct_logit_attribution
 from iglens_tl.lenses.ig_lens import plan_ig_lens
+from iglens_tl.lenses.layer_conductance import plan_layer_conductance
 from iglens_tl.lenses.logit_lens import plan_logit_lens
 from iglens_tl.lenses.running import Lens
+from iglens_tl.lenses.tuned_lens import plan_tuned_lens
 
 if TYPE_CHECKING:
     Lenses: TypeAlias = Sequence[str] | Mapping[str, Mapping[str, Any]]
@@ -18,7 +20,9 @@ else:  # anything may arrive here; `check_names` answers with a readable error
 LENSES: dict[str, Callable[..., Lens]] = {
     "ig_lens": plan_ig_lens,
     "logit_lens": plan_logit_lens,
+    "tuned_lens": plan_tuned_lens,
     "direct_logit_attribution": plan_direct_logit_attribution,
+    "layer_conductance": plan_layer_conductance,
 }
 """What plans each lens, given the model and the lens's options."""
 

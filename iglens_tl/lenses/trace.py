@@ -63,7 +63,7 @@ class Trace:
     target_rows: Int[Tensor, " target"]
     row_texts: tuple[int, ...]
     states: Mapping[str, Tensor]
-    reduced: Mapping[str, list[Float[Tensor, "kept d_model"]]]
+    reduced: Mapping[str, list[Float[Tensor, "_ d_model"]]]
     n_forward_passes: int
     choice: Mapping[str, Any]
 

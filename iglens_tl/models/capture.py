@@ -14,7 +14,7 @@ from torch import Tensor
 from iglens_tl.models.adapter import ModelAdapter
 
 
-class _LastBlockDone(Exception):
+class LastBlockDone(Exception):
     """Ends a forward pass before the unembedding, whose logits nobody asked for."""
 
 
@@ -47,11 +47,11 @@ def capture(
         kept[name] = readers[name](activation)
 
     hooks: list[tuple[str, Any]] = [(name, partial(keep, name=name)) for name in readers]
-    hooks.append((adapter.post_site(adapter.n_layers - 1), _stop))
+    hooks.append((adapter.post_site(adapter.n_layers - 1), stop_after_last_block))
     with (
         _forward_mode(adapter.model),
         adapter.model.hooks(fwd_hooks=hooks),
-        suppress(_LastBlockDone),
+        suppress(LastBlockDone),
     ):
         run(adapter, tokens)
     missing = [name for name in readers if name not in kept]
@@ -82,9 +82,10 @@ def run(adapter: ModelAdapter, tokens: Int[Tensor, "batch pos"]) -> Tensor:
     return adapter.model(tokens, attention_mask=torch.ones_like(tokens), return_type="logits")
 
 
-def _stop(activation: Tensor, hook: Any) -> None:
+def stop_after_last_block(activation: Tensor, hook: Any) -> None:
+    """End the forward pass; a hook for the last residual state."""
     del activation, hook
-    raise _LastBlockDone
+    raise LastBlockDone
 
 
 @contextmanager
