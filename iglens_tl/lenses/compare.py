@@ -30,7 +30,20 @@ def compare(
 ) -> LensComparison:
     """Measure the same targets with several lenses.
 
-    Lenses that need only states share one forward pass and one sweep over the vocabulary.
+    Lenses that need only states share one forward pass and one sweep over the vocabulary. What the
+    lenses measure differs, and so does what their layers sum to:
+
+    | lens | measures | sums to | costs alone |
+    |---|---|---|---|
+    | logit_lens | level read out after a layer | nothing | 1 forward pass, 1 row per state |
+    | tuned_lens | the same through a trained map | nothing | the same, a map per state |
+    | ig_lens | change of the level over a layer | p(final) − p(baseline) | as logit_lens |
+    | direct_logit_attribution | share of the logit, frozen norm | the logit | 1 forward pass |
+    | layer_conductance | change that passes through a layer | all of it in every layer | passes |
+    | layer_integrated_gradients | change from a layer's own baseline | that change | passes |
+    | jacobian_lens | level through an average Jacobian | nothing | fitting, then as logit_lens |
+
+    Under its default estimator ig_lens is the first difference of logit_lens.
 
     Args:
         model: A `HookedTransformer` or `TransformerBridge`, folded or not.
