@@ -18,6 +18,7 @@ LAYERS = [
     "readout",
     "models",
     "prompts",
+    "tuning",
     "results",
     "figures",
     "lens_result",

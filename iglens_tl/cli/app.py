@@ -12,6 +12,7 @@ import typer
 from iglens_tl import __version__
 from iglens_tl.cli.compare import compare
 from iglens_tl.cli.run import run
+from iglens_tl.cli.tuned_lens import app as tuned_lens
 
 app = typer.Typer(
     name="iglens",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(compare)
+app.add_typer(tuned_lens)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""The tuned lens of the embedded model."""
