@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iglens_tl.lenses import direct_logit_attribution as direct_logit_attribution
     from iglens_tl.lenses import ig_lens as ig_lens
     from iglens_tl.lenses import layer_conductance as layer_conductance
+    from iglens_tl.lenses import layer_integrated_gradients as layer_integrated_gradients
     from iglens_tl.lenses import logit_lens as logit_lens
     from iglens_tl.lenses import tuned_lens as tuned_lens
     from iglens_tl.models import load_model as load_model
@@ -38,6 +39,7 @@ _HOMES = {
     "direct_logit_attribution": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
     "layer_conductance": "iglens_tl.lenses",
+    "layer_integrated_gradients": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
     "logit_lens": "iglens_tl.lenses",
     "train_tuned_lens": "iglens_tl.tuning",
@@ -56,6 +58,7 @@ __all__ = [
     "direct_logit_attribution",
     "ig_lens",
     "layer_conductance",
+    "layer_integrated_gradients",
     "load_model",
     "logit_lens",
     "train_tuned_lens",

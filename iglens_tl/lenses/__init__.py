@@ -10,5 +10,8 @@ from iglens_tl.lenses.estimators import CompletenessWarning as CompletenessWarni
 from iglens_tl.lenses.ig_lens import ig_lens as ig_lens
 from iglens_tl.lenses.layer_conductance import conductance_by_position as conductance_by_position
 from iglens_tl.lenses.layer_conductance import layer_conductance as layer_conductance
+from iglens_tl.lenses.layer_integrated_gradients import (
+    layer_integrated_gradients as layer_integrated_gradients,
+)
 from iglens_tl.lenses.logit_lens import logit_lens as logit_lens
 from iglens_tl.lenses.tuned_lens import tuned_lens as tuned_lens
