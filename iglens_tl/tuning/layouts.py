@@ -26,7 +26,7 @@ def to_state(weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
     return state
 
 
-def from_state(state: Mapping[Any, Any], n_layers: int | None) -> tuple[Tensor, Tensor | None]:
+def from_state(state: Any, n_layers: int | None) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of the translators in any known layout.
 
     Args:

@@ -7,7 +7,6 @@ published, `params.pt`, and `training.json` with how the lens was trained, if th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -152,7 +151,7 @@ def _read_folder(folder: Path, origin: str) -> Translators:
     )
 
 
-def _read_parameters(path: Path) -> Mapping[Any, Any]:
+def _read_parameters(path: Path) -> Any:
     """Return the content of a parameter file without running anything in it."""
     try:
         if path.suffix == ".safetensors":
