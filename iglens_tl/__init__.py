@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from iglens_tl.lenses import compare as compare
     from iglens_tl.lenses import conductance_by_position as conductance_by_position
     from iglens_tl.lenses import direct_logit_attribution as direct_logit_attribution
+    from iglens_tl.lenses import fit_jacobian_lens as fit_jacobian_lens
     from iglens_tl.lenses import ig_lens as ig_lens
+    from iglens_tl.lenses import jacobian_lens as jacobian_lens
     from iglens_tl.lenses import layer_conductance as layer_conductance
     from iglens_tl.lenses import layer_integrated_gradients as layer_integrated_gradients
     from iglens_tl.lenses import logit_lens as logit_lens
@@ -37,7 +39,9 @@ _HOMES = {
     "compare": "iglens_tl.lenses",
     "conductance_by_position": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
+    "fit_jacobian_lens": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
+    "jacobian_lens": "iglens_tl.lenses",
     "layer_conductance": "iglens_tl.lenses",
     "layer_integrated_gradients": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
@@ -56,7 +60,9 @@ __all__ = [
     "compare",
     "conductance_by_position",
     "direct_logit_attribution",
+    "fit_jacobian_lens",
     "ig_lens",
+    "jacobian_lens",
     "layer_conductance",
     "layer_integrated_gradients",
     "load_model",

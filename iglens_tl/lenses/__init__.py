@@ -8,6 +8,8 @@ from iglens_tl.lenses.direct_logit_attribution import (
 from iglens_tl.lenses.estimators import ESTIMATORS as ESTIMATORS
 from iglens_tl.lenses.estimators import CompletenessWarning as CompletenessWarning
 from iglens_tl.lenses.ig_lens import ig_lens as ig_lens
+from iglens_tl.lenses.jacobian_lens import fit_jacobian_lens as fit_jacobian_lens
+from iglens_tl.lenses.jacobian_lens import jacobian_lens as jacobian_lens
 from iglens_tl.lenses.layer_conductance import conductance_by_position as conductance_by_position
 from iglens_tl.lenses.layer_conductance import layer_conductance as layer_conductance
 from iglens_tl.lenses.layer_integrated_gradients import (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iglens_tl.lenses.direct_logit_attribution import plan_direct_logit_attribution
 from iglens_tl.lenses.ig_lens import plan_ig_lens
+from iglens_tl.lenses.jacobian_lens import plan_jacobian_lens
 from iglens_tl.lenses.layer_conductance import plan_layer_conductance
 from iglens_tl.lenses.layer_integrated_gradients import plan_layer_integrated_gradients
 from iglens_tl.lenses.logit_lens import plan_logit_lens
@@ -25,6 +26,7 @@ LENSES: dict[str, Callable[..., Lens]] = {
     "direct_logit_attribution": plan_direct_logit_attribution,
     "layer_conductance": plan_layer_conductance,
     "layer_integrated_gradients": plan_layer_integrated_gradients,
+    "jacobian_lens": plan_jacobian_lens,
 }
 """What plans each lens, given the model and the lens's options."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import warnings
 
 import numpy as np
@@ -160,3 +162,11 @@ def test_captum_finds_the_same_integrated_gradients(toy_model):
         theirs = lens.attribute(states, baselines=baseline, n_steps=20)[0].sum(-1).detach()
         assert ours["last"].values[0, layer + 1] == pytest.approx(theirs[-1].item(), abs=1e-6)
         assert ours["total"].values[0, layer + 1] == pytest.approx(theirs.sum().item(), abs=1e-6)
+
+
+def test_the_examples_run():
+    outcome = doctest.testmod(
+        importlib.import_module("iglens_tl.lenses.layer_integrated_gradients")
+    )
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
