@@ -3,8 +3,11 @@
 With the model's probabilities p and the lens's logits z = T(x), log-normaliser L and probabilities
 q, a row's loss is Σ p log p − Σ p z + L, and its gradient with respect to x is (q − p) ⊙ T′(x).
 Both come from one product with W_U, and a second one takes the gradient back to the normalised
-state.
-Nothing of the size of the vocabulary is kept for a backward pass.
+state. Nothing of the size of the vocabulary is kept for a backward pass.
+
+Without a softcap, x = r W_U + b for a normalised state r. Then Σ p x = r · (W_U p) + b · p, and the
+gradient at r is W_U q − W_U p: all that the layers need of p is W_U p, which is computed once. In
+half precision q − p is taken first, because the two products would round differently.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.readout import Readout
-from iglens_tl.readout.tiles import SMALLEST_EXPONENT
+
+SMALLEST_EXPONENT = -60.0
+"""Exponents below a row's maximum are clamped here on a CPU: e^-60 is nothing beside a sum of at
+least one, and neither it nor its products with W_U are denormal."""
 
 _CHUNK_BYTES = {"cpu": 32 * 2**20}
 _CHUNK_BYTES_ON_ACCELERATORS = 512 * 2**20
@@ -28,19 +34,23 @@ class Target:
     """What the model predicts at some rows.
 
     Attributes:
-        probs: `[row, d_vocab]`, p.
         negative_entropies: `[row]`, Σ p log p.
+        probs: `[row, d_vocab]`, p where a softcap or half precision makes it necessary, or None.
+        directions: `[row, d_model]`, W_U p where that is enough, or None.
+        bias: `[row]`, b · p beside `directions`; None without an unembedding bias.
     """
 
-    probs: Float[Tensor, "row d_vocab"]
     negative_entropies: Float[Tensor, " row"]
+    probs: Float[Tensor, "row d_vocab"] | None = None
+    directions: Float[Tensor, "row d_model"] | None = None
+    bias: Float[Tensor, " row"] | None = None
 
 
 class DivergenceLoss:
     """KL divergence of the lens from the model, with gradients for normalised states.
 
-    Memory beyond W_U is three tensors of `chunk_rows` × d_vocab entries (four with a softcap).
-    Where the model has another precision than its readout, W_U is converted once and kept.
+    Memory beyond W_U is at most three tensors of `chunk_rows` × d_vocab entries. Where
+    the products' precision is not the model's, W_U is converted once and kept.
 
     Attributes:
         readout: The model's readout.
@@ -58,15 +68,17 @@ class DivergenceLoss:
 
     @torch.no_grad()
     def target(self, last_states: Float[Tensor, "row d_model"]) -> Target:
-        """Return what the model predicts from its last states, never in half precision."""
+        """Return what the model predicts from its last states, with logits in full precision."""
         if self.half:
             logits = self.readout.logits(last_states)
         else:
             logits = self._logits(self.readout.normalize(last_states))
-        weights, normalizers = _exponentials(logits)
-        probs = weights.div_(weights.sum(1, keepdim=True))
+        probs, normalizers = _softmax(logits)
         negative_entropies = torch.einsum("rv,rv->r", probs, logits) - normalizers
-        return Target(probs, negative_entropies)
+        if self.half or self.readout.transform.softcap is not None:
+            return Target(negative_entropies, probs)
+        bias = None if self._bias is None else probs @ self._bias
+        return Target(negative_entropies, None, self._back(probs), bias)
 
     def sum(self, states: Float[Tensor, "row d_model"], target: Target) -> Float[Tensor, ""]:
         """Return the sum over rows of KL(target ‖ readout of the states), in nats."""
@@ -77,21 +89,33 @@ class DivergenceLoss:
         self, rows: Float[Tensor, "row d_model"], target: Target
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "row d_model"]]:
         """Return the summed divergence and its gradient with respect to normalised rows."""
+        transform = self.readout.transform
         logits = self._logits(rows)
-        softcap = self.readout.transform.softcap
-        slopes = None if softcap is None else 1 - (logits / softcap).square_()
-        crossed = torch.einsum("rv,rv->r", target.probs, logits)
-        weights, normalizers = _exponentials(logits)
+        if target.directions is not None:
+            crossed = torch.einsum("rd,rd->r", rows, target.directions)
+            crossed = crossed if target.bias is None else crossed + target.bias
+            crossed = crossed * transform.scale
+            probs, normalizers = _softmax(logits)
+            gradient = self._back(probs).sub_(target.directions)
+        else:
+            assert target.probs is not None
+            crossed = torch.einsum("rv,rv->r", target.probs, logits)
+            probs, normalizers = _softmax(logits)
+            differences = probs.sub_(target.probs)
+            if transform.softcap is not None:
+                slopes = logits.div_(transform.softcap).square_().neg_().add_(1)
+                differences.mul_(slopes)
+            gradient = self._back(differences)
         total = (target.negative_entropies - crossed + normalizers).sum()
-        gradient = weights.div_(weights.sum(1, keepdim=True)).sub_(target.probs)
-        if slopes is not None:
-            gradient.mul_(slopes)
-        back = gradient.to(self._unembed.dtype) @ self._unembed.T
-        return total, back.to(rows.dtype).mul_(self.readout.transform.scale)
+        return total, gradient.mul_(transform.scale)
 
     def _logits(self, rows: Tensor) -> Tensor:
         raw = (rows.to(self._unembed.dtype) @ self._unembed).to(rows.dtype)
         return self.readout.transform(raw if self._bias is None else raw.add_(self._bias))
+
+    def _back(self, of_vocabulary: Tensor) -> Tensor:
+        product = of_vocabulary.to(self._unembed.dtype) @ self._unembed.T
+        return product.to(of_vocabulary.dtype)
 
 
 class _SummedDivergence(torch.autograd.Function):
@@ -109,9 +133,13 @@ class _SummedDivergence(torch.autograd.Function):
         return gradient * upstream[0], None, None
 
 
-def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return e^(logit − maximum) and the log-normalisers of every row."""
-    maximum = logits.amax(1, keepdim=True)
-    # Denormal numbers would make a CPU a hundred times slower.
-    weights = (logits - maximum).clamp_min_(SMALLEST_EXPONENT).exp_()
-    return weights, weights.sum(1).log() + maximum[:, 0]
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities and log-normalisers of every row; small logits may be raised."""
+    if logits.device.type == "cpu":
+        # Denormal numbers would make a CPU a hundred times slower.
+        smallest = logits.amax(1, keepdim=True) + SMALLEST_EXPONENT
+        if bool((logits.amin(1, keepdim=True) < smallest).any()):
+            torch.maximum(logits, smallest, out=logits)
+    probs = torch.softmax(logits, 1)
+    largest, column = probs.max(1)
+    return probs, logits.gather(1, column[:, None])[:, 0] - largest.log()

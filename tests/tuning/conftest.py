@@ -24,8 +24,8 @@ def random_translators() -> Callable[..., Translators]:
         scale: float = 0.1,
     ) -> Translators:
         generator = torch.Generator().manual_seed(seed)
-        weight = scale * torch.randn(n_layers, d_model, d_model, generator=generator)
-        vectors = scale * torch.randn(n_layers, d_model, generator=generator)
+        weight = 0.1 * torch.randn(n_layers, d_model, d_model, generator=generator)
+        vectors = 0.1 * torch.randn(n_layers, d_model, generator=generator)
         return Translators(weight, vectors if bias else None, "somebody/something")
 
     return draw
