@@ -122,21 +122,21 @@ def merge_segments(results: Sequence[LensData]) -> list[str]:
     return sorted(names, key=depth)
 
 
-def _scale_of(data: LensData) -> tuple[bool, str]:
-    return data.additive, data.unit
+def _scale_of(data: LensData) -> tuple[str, str]:
+    return data.kind, data.unit
 
 
 def _color_axes(
     results: Sequence[LensData], shown: list[int]
-) -> dict[tuple[bool, str], tuple[str, dict]]:
+) -> dict[tuple[str, str], tuple[str, dict]]:
     """Return for every kind of number a named colour axis that its lenses share."""
     kinds = list(dict.fromkeys(_scale_of(data) for data in results))
     axes = {}
-    for index, (additive, unit) in enumerate(kinds):
-        values = [data.values[shown] for data in results if _scale_of(data) == (additive, unit)]
-        scale = signed_scale(values) if additive else level_scale(unit)
+    for index, (kind, unit) in enumerate(kinds):
+        values = [data.values[shown] for data in results if _scale_of(data) == (kind, unit)]
+        scale = level_scale(unit) if kind == "level" else signed_scale(values)
         bar = {
-            "title": {"text": f"{unit}<br>{'credit' if additive else 'level'}", "side": "top"},
+            "title": {"text": f"{unit}<br>{kind}", "side": "top"},
             "thickness": 12,
             "len": 0.5,
             "y": 1,
@@ -145,7 +145,7 @@ def _color_axes(
             "xpad": 10 + 110 * index,
         }
         name = f"coloraxis{index + 1 if index else ''}"
-        axes[additive, unit] = (name, {**scale, "colorbar": bar})
+        axes[kind, unit] = (name, {**scale, "colorbar": bar})
     return axes
 
 
@@ -195,7 +195,7 @@ def _line(data: LensData, target: int, number: int) -> go.Scatter:
 
 
 def _title(data: LensData) -> str:
-    return f"{data.lens}: {data.unit} {'credit' if data.additive else 'level'}"
+    return f"{data.lens}: {data.unit} {data.kind}"
 
 
 def _line_title(data: LensData, target: int, unit: str) -> str:

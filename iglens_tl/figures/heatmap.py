@@ -27,9 +27,10 @@ def heatmap(
     Args:
         data: A result.
         prompt: Which text of a batch.
-        show: "value" for the lens's values; an additive lens's are on a diverging scale that is
-            white at 0 and symmetric. "level" for what is read out after each segment (probabilities
-            on a fixed 0–1 scale). "rank", or the name of one of the result's statistics.
+        show: "value" for the lens's values; unless they are levels, they are on a diverging scale
+            that is white at 0 and symmetric. "level" for what is read out after each segment
+            (probabilities on a fixed 0–1 scale). "rank", or the name of one of the result's
+            statistics.
         title: Heading; by default the lens and the model.
 
     Returns:
@@ -112,13 +113,13 @@ def column_labels(data: LensData, targets: list[int]) -> list[str]:
 
 
 def _what(data: LensData, show: str) -> str:
-    if show == "value" and data.additive:
-        return f"{data.unit} credit of each segment"
+    if show == "value" and data.kind != "level":
+        return f"{data.unit} {data.kind} of each segment"
     return f"{_unit(data, show)} after each segment"
 
 
 def _colors(data: LensData, values: np.ndarray, show: str) -> dict[str, object]:
-    if show == "value" and data.additive:
+    if show == "value" and data.kind != "level":
         return signed_scale([values])
     if show in ("value", "level"):
         return level_scale(data.unit)

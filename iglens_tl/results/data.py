@@ -138,6 +138,13 @@ class LensData:
         return self.values.sum(axis=1)
 
     @property
+    def kind(self) -> str:
+        """What the values are: "credit", "level", or "value" for anything else."""
+        if self.additive:
+            return "credit"
+        return "level" if np.array_equal(self.values, self.levels) else "value"
+
+    @property
     def changes(self) -> Float[np.ndarray, "target segment"]:
         """What happens in each segment: the values, or for a level lens the change of the level."""
         return self.values if self.additive else self.levels - self._starts()

@@ -40,7 +40,6 @@ def test_signs_are_compared_where_both_lenses_move():
 
 def test_level_lenses_are_compared_by_their_differences_and_not_in_the_first_segment():
     levels = make_result(np.array([[0.1, 0.4, 0.2, 0.9]]), tokens=(" a",), additive=False)
-    levels = replace(levels, levels=levels.values, baseline=levels.values[:, 0])
     credits = replace(
         make_result(np.array([[-5.0, 0.3, -0.2, 0.7]]), tokens=(" a",)), lens="credits"
     )
@@ -65,9 +64,6 @@ def test_intervals_hold_the_mean_and_shrink_with_more_targets():
 def test_a_level_that_turns_back_is_counted():
     levels = make_result(
         np.array([[0.1, 0.4, 0.2, 0.9], [0.9, 0.5, 0.6, 0.1]]), tokens=(" a", " b"), additive=False
-    )
-    levels = replace(
-        levels, levels=levels.values, baseline=levels.values[:, 0], final=levels.values[:, -1]
     )
     found = monotonicity([levels])
     assert found["violations"].tolist() == [1, 1]

@@ -20,7 +20,7 @@ def make_result(
     with_top: bool = True,
     seed: int = 0,
 ) -> LensResult:
-    """Build a result whose completeness error is `error` for every target."""
+    """Build credits whose completeness error is `error` for every target, or given levels."""
     rng = np.random.default_rng(seed)
     n_targets = len(tokens)
     if values is None:
@@ -28,6 +28,8 @@ def make_result(
     n_segments = values.shape[1]
     baseline = rng.uniform(0, 0.1, size=n_targets)
     levels = baseline[:, None] + values.cumsum(1)
+    if not additive:
+        levels, baseline = values, values[:, 0]
     top = TopTokens(
         rng.integers(0, 3, size=(n_targets, n_segments, 2)),
         np.sort(rng.uniform(size=(n_targets, n_segments, 2)))[:, :, ::-1].copy(),
