@@ -28,7 +28,8 @@ EXPERTS = ("mixtral", "olmoe")
 def totals(model, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompletenessWarning)
-        return layer_conductance(model, PROMPT, targets=[NEXT], view="total", **options)
+        options = {"targets": [NEXT], "view": "total", "value": "logprob"} | options
+        return layer_conductance(model, PROMPT, **options)
 
 
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
@@ -36,10 +37,10 @@ def test_every_layer_passes_the_whole_change_on(toy_model, name, backend):
     if name in EXPERTS:
         pytest.skip("switching experts are jumps")
     model = toy_model(name, backend)
-    result = totals(model, n_steps=400, value="logprob")
+    result = totals(model, n_steps=400)
     assert result.segments == ("embed", "L0", "L1", "L2")
     change = (result.final - result.baseline)[:, None]
-    np.testing.assert_allclose(result.values, np.broadcast_to(change, (1, 4)), atol=0.02)
+    np.testing.assert_allclose(result.values, np.broadcast_to(change, (1, 4)), atol=5e-3)
     expected = ig_lens(model, PROMPT, targets=[NEXT], value="logprob").final
     np.testing.assert_allclose(result.final, expected, atol=1e-6)
 
@@ -49,9 +50,9 @@ def test_the_last_layer_acts_through_the_read_position_only(toy_model, name, bac
     model = toy_model(name, backend)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompletenessWarning)
-        last = layer_conductance(model, PROMPT, targets=[NEXT], n_steps=7)
+        last = layer_conductance(model, PROMPT, targets=[NEXT], n_steps=7, value="logprob")
     total = totals(model, n_steps=7)
-    np.testing.assert_allclose(last.values[:, -1], total.values[:, -1], atol=1e-7)
+    np.testing.assert_allclose(last.values[:, -1], total.values[:, -1], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(last.levels, last.values + last.baseline[:, None])
 
 
@@ -64,8 +65,8 @@ def test_the_value_at_the_baseline_is_what_the_model_makes_of_it(toy_model, name
     hook = (adapter.embed_site, lambda state, hook: mean.expand_as(state))
     with torch.no_grad():
         logits = model.run_with_hooks(torch.tensor([PROMPT]), fwd_hooks=[hook])[0, -1]
-    expected = logits.double().softmax(-1)[NEXT].item()
-    assert totals(model, n_steps=1).baseline[0] == pytest.approx(expected, abs=1e-6)
+    expected = logits.double().log_softmax(-1)[NEXT].item()
+    assert totals(model, n_steps=1).baseline[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_error_falls_with_the_square_of_the_steps(toy_model):
@@ -80,9 +81,11 @@ def test_the_error_falls_with_the_square_of_the_steps(toy_model):
 
 def test_attention_only_blocks_have_no_mlp_segment():
     model = native_bridge(attn_only=True, n_layers=2)
-    result = layer_conductance(model, PROMPT, targets=[NEXT], view="sublayer", n_steps=200)
+    result = layer_conductance(
+        model, PROMPT, targets=[NEXT], view="sublayer", n_steps=1600, value="logprob"
+    )
     assert result.segments == ("embed", "L0.attn", "L1.attn")
-    np.testing.assert_allclose(result.values[:, 0], result.final - result.baseline, atol=1e-3)
+    np.testing.assert_allclose(result.values[:, 0], result.final - result.baseline, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi"])
@@ -223,10 +226,10 @@ def test_a_vector_is_a_baseline(toy):
     adapter = adapt(toy)
     states = capture(adapter, torch.tensor([PROMPT]), {adapter.embed_site: torch.clone})
     mean = states[adapter.embed_site][0].mean(0)
-    options = {"targets": [NEXT], "n_steps": 100}
+    options = {"targets": [NEXT], "n_steps": 100, "value": "logprob"}
     by_name = layer_conductance(toy, PROMPT, **options)
     by_vector = layer_conductance(toy, PROMPT, baseline=mean, **options)
-    np.testing.assert_allclose(by_vector.values, by_name.values, atol=1e-6)
+    np.testing.assert_allclose(by_vector.values, by_name.values, rtol=1e-3, atol=1e-4)
     assert by_vector.provenance.options["baseline"] == "vector"
     assert "same total" in by_vector.provenance.notes[0]
 
@@ -235,8 +238,8 @@ def test_a_vector_is_a_baseline(toy):
 def test_other_precisions(toy_model, dtype):
     result = totals(toy_model("llama", "bridge", dtype), n_steps=200)
     exact = totals(toy_model("llama", "bridge"), n_steps=200)
-    atol = {"bfloat16": 0.1, "float64": 1e-4}[dtype]
-    np.testing.assert_allclose(result.values, exact.values, atol=atol)
+    rtol = {"bfloat16": 0.2, "float64": 1e-3}[dtype]
+    np.testing.assert_allclose(result.values, exact.values, rtol=rtol)
 
 
 def test_results_are_tabled_stored_and_drawn(toy, tmp_path):
@@ -276,24 +279,24 @@ def test_captum_finds_the_same_conductances(toy_model):
     tokens = torch.tensor([PROMPT])
     states = capture(adapter, tokens, {adapter.embed_site: torch.clone})[adapter.embed_site]
     n_steps = 1000
-    ours = conductance_by_position(model, PROMPT, targets=[NEXT], n_steps=n_steps)
+    ours = conductance_by_position(model, PROMPT, targets=[NEXT], value="logprob", n_steps=n_steps)
     ours = ours.pivot(index="segment", columns="source", values="value")
 
-    def probability(embeddings):
+    def log_probability(embeddings):
         hook = (adapter.embed_site, lambda state, hook: embeddings)
         rows = tokens.expand(len(embeddings), -1)
         logits = model.run_with_hooks(rows, fwd_hooks=[hook])[:, -1]
-        return logits.softmax(-1)[:, NEXT]
+        return logits.log_softmax(-1)[:, NEXT]
 
     for layer in range(3):
-        theirs = captum.LayerConductance(probability, model.blocks[layer].hook_out).attribute(
+        theirs = captum.LayerConductance(log_probability, model.blocks[layer].hook_out).attribute(
             states,
             baselines=states.mean(1, keepdim=True).expand_as(states),
             n_steps=n_steps,
             method="riemann_trapezoid",
             internal_batch_size=100,
         )
-        np.testing.assert_allclose(ours.loc[f"L{layer}"], theirs[0].sum(-1).detach(), atol=2e-3)
+        np.testing.assert_allclose(ours.loc[f"L{layer}"], theirs[0].sum(-1).detach(), atol=1e-3)
 
 
 def test_the_examples_run():
