@@ -55,8 +55,8 @@ def train_tuned_lens(
 
     The loss of a layer is the mean over tokens of KL(model ‖ lens) in nats. The model runs without
     gradients. Memory beyond it is bounded by 4096 tokens (or one sequence) with all their states,
-    by three tensors of a few rows × d_vocab (32 MB each on a CPU, 512 MB on a GPU, or 64
-    rows), by a copy of W_U where the products' precision is not the model's, and by three (SGD) or
+    by three tensors of a few rows × d_vocab (8 MB each on a CPU, 512 MB on a GPU, but 128 rows at
+    least), by a copy of W_U where the products' precision is not the model's, and by three (SGD) or
     five (Adam) times the translators; nothing of size layers × tokens × d_vocab is ever held.
 
     Args:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import importlib
+import json
+import shutil
 import warnings
 
 import numpy as np
@@ -22,7 +24,7 @@ from iglens_tl import (
 )
 from iglens_tl.models import NotApplicableError, adapt
 from iglens_tl.tuning import check_translators, resolve_translators
-from iglens_tl.tuning.identity import same_name, unembed_hash
+from iglens_tl.tuning.identity import known_names, same_name, unembed_hash
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS
 from tests.support.native import native_bridge
 
@@ -123,6 +125,18 @@ def test_a_lens_of_another_model_is_refused(demo):
         tuned_lens(demo, "The", lens=foreign)
     of_unknown_folder = dataclasses.replace(foreign, base_model="/somewhere/else")
     check_translators(adapt(demo), of_unknown_folder)
+
+
+def test_a_folder_is_known_by_the_name_that_its_configuration_remembers(toy_folder, tmp_path):
+    folder = shutil.copytree(toy_folder("gpt2"), tmp_path / "copy")
+    adapter = adapt(load_model(folder))
+    assert known_names(adapter) == []
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"_name_or_path": "openai/gpt2"}))
+    assert known_names(adapter) == ["openai/gpt2"]
+    check_translators(adapter, Translators.zeros(3, 32, "gpt2"))
+    with pytest.raises(ValueError, match="trained for 'gpt2-large', not for 'openai/gpt2'"):
+        check_translators(adapter, Translators.zeros(3, 32, "gpt2-large"))
 
 
 def test_names_agree_with_and_without_the_organisation():
