@@ -199,7 +199,7 @@ def _print_losses(frame: pd.DataFrame, format: Format) -> None:
     else:
         from rich.table import Table
 
-        table = Table(title="nats per held-out token", box=None)
+        table = Table(title="nats per token", box=None)
         table.add_column("segment")
         for column in frame.columns:
             table.add_column(str(column), justify="right")
