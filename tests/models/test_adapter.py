@@ -205,7 +205,7 @@ def test_weights_that_are_nan_are_an_error_that_names_the_layer(toy_folder):
     model = load_model(toy_folder("llama"))
     ig_lens(model, IDS)
     model.add_hook("blocks.1.hook_mlp_out", lambda update, hook: update * torch.nan)
-    with pytest.raises(ValueError, match="after L1 is NaN or infinite"):
+    with pytest.raises(ValueError, match="at blocks.1.hook_resid_post are NaN or infinite"):
         ig_lens(model, IDS)
     model.reset_hooks()
 
