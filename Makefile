@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint format bench demo-model clean
+.PHONY: demo test test-tl4 lint format bench demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -29,11 +29,18 @@ format: $(VENV)/.ready-dev
 
 ## Print the tables of speed and memory.
 bench: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.benchmarks.comparison
+	$(BIN)/python -m experiments.benchmarks.conductance
+	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout
 
 ## Train the embedded model again (about 40 minutes).
 demo-model: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.demo_model.train --out iglens_tl/models/demo
+
+## Train the embedded model's tuned lens again (about 10 minutes).
+demo-lens: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.tuned_lens.train_demo
 
 clean:
 	rm -rf $(VENV) $(VENV4) build dist out *.egg-info

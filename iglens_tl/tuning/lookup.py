@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -38,7 +39,7 @@ def resolve_translators(adapter: ModelAdapter, lens: LensLike = "auto") -> Trans
     if not isinstance(lens, str) or lens != "auto":
         return load_translators(lens)
     if _is_demo(adapter):
-        return load_translators(DEMO_LENS)
+        return demo_translators()
     reasons = []
     for name in known_names(adapter):
         try:
@@ -54,10 +55,16 @@ def resolve_translators(adapter: ModelAdapter, lens: LensLike = "auto") -> Trans
     )
 
 
+@cache
+def demo_translators() -> Translators:
+    """Return the tuned lens of the embedded model."""
+    return load_translators(DEMO_LENS)
+
+
 def _is_demo(adapter: ModelAdapter) -> bool:
     source = getattr(adapter.tokenizer, "name_or_path", None)
     if adapter.name != "demo" and not (source and Path(str(source)) == DEMO_FOLDER):
         return False
     # A model of that name that somebody else made has another shape.
-    shipped = load_translators(DEMO_LENS)
+    shipped = demo_translators()
     return (adapter.n_layers, adapter.readout.d_model) == (shipped.n_layers, shipped.d_model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from typing import Any
 
 import torch
 
@@ -30,7 +31,8 @@ SAMPLE = (
 _FEWEST_DISTINCT_TOKENS = 16
 _MARGIN = 1e-3
 
-_tried: weakref.WeakKeyDictionary[Translators, weakref.WeakSet] = weakref.WeakKeyDictionary()
+_tried: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
+"""By model the fingerprints of the lenses that were tried on it."""
 
 
 class TunedLensWarning(UserWarning):
@@ -86,10 +88,10 @@ def warn_where_worse(adapter: ModelAdapter, translators: Translators) -> None:
         TunedLensWarning: If its mean divergence from the model's own distribution exceeds the
             logit lens's at some state.
     """
-    tried = _tried.setdefault(translators, weakref.WeakSet())
-    if adapter.model in tried or adapter.tokenizer is None:
+    tried = _tried.setdefault(adapter.model, set())
+    if translators.fingerprint in tried or adapter.tokenizer is None:
         return
-    tried.add(adapter.model)
+    tried.add(translators.fingerprint)
     sample = _sample(adapter)
     if sample is None:
         return

@@ -56,6 +56,18 @@ def test_lenses_that_need_only_states_share_one_forward_pass(toy):
     assert comparison.costs["direct_logit_attribution"].readout_rows == 0
 
 
+def test_a_tuned_lens_shares_the_forward_pass_as_well(demo):
+    options = {"answer": " Hanoi", "lenses": (*STATE_LENSES, "tuned_lens")}
+    compare(demo, "The capital of Vietnam is", **options)  # the first use also tries the lens
+    passes = []
+    site = adapt(demo).post_site(0)
+    with demo.hooks(fwd_hooks=[(site, lambda states, hook: passes.append(len(states)))]):
+        comparison = compare(demo, "The capital of Vietnam is", **options)
+    assert passes == [1]
+    assert comparison.forward_passes == 1
+    assert [result.lens for result in comparison.results] == [*STATE_LENSES, "tuned_lens"]
+
+
 def test_shared_states_are_multiplied_with_the_unembedding_once(toy, monkeypatch):
     from iglens_tl.readout import sweep
 
