@@ -40,6 +40,9 @@ def compare(
     lenses: Annotated[
         str, typer.Option(help="Names of lenses, with commas between them.")
     ] = _DEFAULT,
+    tuned_lens: Annotated[
+        str | None, typer.Option(help="Folder or published name of the tuned lens to use.")
+    ] = None,
     model: ModelOption = "demo",
     answer: AnswerOption = None,
     generate: GenerateOption = None,
@@ -65,6 +68,8 @@ def compare(
         check_outputs(out, (".csv", ".json"), html)
         text = read_prompt(prompt, chat)
         names = [name.strip() for name in lenses.split(",") if name.strip()]
+        if tuned_lens is not None and "tuned_lens" not in names:
+            raise ValueError("--tuned-lens is given but --lenses does not name tuned_lens")
         with quiet_stdout():
             with messages.status(f"loading {model}"):
                 from iglens_tl import compare as compare_lenses
@@ -77,7 +82,7 @@ def compare(
                 comparison = compare_lenses(
                     loaded,
                     text,
-                    lenses=names,
+                    lenses={name: _options(name, tuned_lens) for name in names},
                     answer=answer,
                     generate=generate,
                     targets=target or None,
@@ -87,6 +92,10 @@ def compare(
             messages.print("note:", f"{name} left out: {reason}", markup=False)
         _write_files(comparison, out, html, messages)
     _print_comparison(comparison, format)
+
+
+def _options(name: str, tuned_lens: str | None) -> dict[str, str]:
+    return {"lens": tuned_lens} if name == "tuned_lens" and tuned_lens is not None else {}
 
 
 def _write_files(

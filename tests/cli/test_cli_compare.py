@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from iglens_tl import LensComparison, compare
+from iglens_tl import LensComparison, Translators, compare
 from iglens_tl.cli.app import app
+from iglens_tl.tuning import save_translators
 
 TEXT = "w17 w42 w5 w88 w23"
 
@@ -61,6 +63,17 @@ def test_json_on_stdout_and_files_can_be_loaded(call, tmp_path):
     assert f"wrote {out}" in outcome.stderr and f"wrote {html}" in outcome.stderr
 
 
+def test_a_tuned_lens_is_taken_from_its_folder(call, toy, tmp_path):
+    lens = Translators.zeros(3, 32, toy.cfg.model_name)
+    save_translators(lens, tmp_path / "lens")
+    folder = str(tmp_path / "lens")
+    outcome = call("--lenses", "tuned_lens,logit_lens", "--tuned-lens", folder, "--format", "json")
+    assert outcome.exit_code == 0
+    results = {result["lens"]: result for result in json.loads(outcome.stdout)["results"]}
+    values = [[row["value"] for row in results[lens]["data"]] for lens in results]
+    np.testing.assert_allclose(*values, atol=1e-6)
+
+
 def test_a_tidy_csv_file_is_written(call, tmp_path):
     out = tmp_path / "comparison.csv"
     assert call("--answer", " w9", "--out", str(out)).exit_code == 0
@@ -73,6 +86,8 @@ def test_a_tidy_csv_file_is_written(call, tmp_path):
         (["--lenses", "magic"], "unknown lens 'magic'; choose from"),
         (["--lenses", "ig_lens,ig_lens"], "lens 'ig_lens' is given twice"),
         (["--lenses", ","], "lenses is empty"),
+        (["--tuned-lens", "lens"], "--lenses does not name tuned_lens"),
+        (["--lenses", "tuned_lens", "--tuned-lens", "./no-lens"], "no-lens"),
         (["--value", "odds"], "unknown value 'odds'"),
         (["--out", "comparison.parquet"], "must end in .csv or .json"),
         (["--out", "missing/comparison.json"], "does not exist; create it first"),
