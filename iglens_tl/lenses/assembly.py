@@ -82,6 +82,48 @@ def assemble(
     )
 
 
+def assemble_levels(
+    trace: Trace,
+    *,
+    lens: str,
+    value: Value,
+    segments: Sequence[str],
+    readings: Sequence[Reading],
+    top_k: int,
+    options: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
+) -> LensResult:
+    """Put the result of a level lens together: what is read out after each segment.
+
+    Args:
+        trace: The texts, targets and model.
+        lens: The lens's name.
+        value: What the levels are; its name joins the options.
+        segments: Labels, one for each reading.
+        readings: The reading at the end of each segment, with statistics.
+        top_k: How many of the readings' most probable tokens to keep; 0 leaves the ranks out too.
+        options: The lens's options, for the provenance.
+        notes: What a reader must know.
+    """
+    levels = levels_of(value, readings)
+    return assemble(
+        trace,
+        lens=lens,
+        unit=value.unit,
+        additive=False,
+        segments=segments,
+        values=levels,
+        levels=levels,
+        baseline=levels[:, 0],
+        final=levels[:, -1],
+        readings=readings,
+        top_k=top_k,
+        statistics=True,
+        options={"value": value.name, **options},
+        notes=notes,
+    )
+
+
 def levels_of(value: Value, readings: Sequence[Reading]) -> Float[Tensor, "target point"]:
     """Return the value that each reading gives each target.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.assembly import assemble, levels_of
+from iglens_tl.lenses.assembly import assemble_levels
 from iglens_tl.lenses.options import Count, Layers, resolve_top_k
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
@@ -184,31 +184,26 @@ class JacobianLens(Lens):
             point = state_point(trace, self.adapter.post_site(layer))
             if layer in self.fitted.jacobians:
                 carried = point.states @ self.fitted.jacobians[layer].to(point.states).T
-                point = Point(f"{point.key}, Jacobian", carried, point.target_rows)
+                point = Point(self._key(layer), carried, point.target_rows)
             points.append(point)
         return points
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Keep the levels."""
-        visited = [readings[point.key] for point in self.points(trace)]
-        levels = levels_of(self.value, visited)
-        return assemble(
+        return assemble_levels(
             trace,
             lens=self.name,
-            unit=self.value.unit,
-            additive=False,
+            value=self.value,
             segments=[f"L{layer}" for layer in self.layers],
-            values=levels,
-            levels=levels,
-            baseline=levels[:, 0],
-            final=levels[:, -1],
-            readings=visited,
+            readings=[readings[self._key(layer)] for layer in self.layers],
             top_k=self.top_k,
-            statistics=True,
             options={
-                "value": self.value.name,
                 "fitted_on_texts": self.fitted.n_prompts,
                 "corpus": self.fitted.metadata.get("corpus"),
             },
             notes=(_UNRELIABLE_NOTE,),
         )
+
+    def _key(self, layer: int) -> str:
+        site = self.adapter.post_site(layer)
+        return f"{site}, Jacobian" if layer in self.fitted.jacobians else site

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.assembly import assemble, levels_of
+from iglens_tl.lenses.assembly import assemble_levels
 from iglens_tl.lenses.chain import Chain, build_chain
 from iglens_tl.lenses.options import Count, Layers, resolve_top_k
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
@@ -135,25 +135,16 @@ class LogitLens(Lens):
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Keep the levels."""
-        visited = [readings[point.key] for point in self.points(trace)]
-        levels = levels_of(self.value, visited)
-        return assemble(
+        return assemble_levels(
             trace,
             lens=self.name,
-            unit=self.value.unit,
-            additive=False,
+            value=self.value,
             segments=self.chain.segments,
-            values=levels,
-            levels=levels,
-            baseline=levels[:, 0],
-            final=levels[:, -1],
-            readings=visited,
+            readings=[readings[point.key] for point in self.points(trace)],
             top_k=self.top_k,
-            statistics=True,
             options={
                 "layers": self.layers,
                 "sublayers": self.sublayers,
-                "value": self.value.name,
                 "norm": self.norm,
             },
         )

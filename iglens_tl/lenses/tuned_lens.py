@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.assembly import assemble, levels_of
+from iglens_tl.lenses.assembly import assemble_levels
 from iglens_tl.lenses.chain import Chain, build_chain
 from iglens_tl.lenses.options import Count, resolve_top_k
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
@@ -119,38 +119,29 @@ class TunedLens(Lens):
     def points(self, trace: Trace) -> list[Point]:
         """Return the translated states, then the last one as it is."""
         *points, last = [state_point(trace, site) for site in self.chain.sites]
-        # Other lenses may read the same state, untranslated or by other translators.
         translated = [
-            replace(
-                point,
-                key=f"{point.key}, translator {layer} of {id(self.translators)}",
-                states=self.translators.apply(layer, point.states),
-            )
-            for layer, point in enumerate(points)
+            replace(point, key=key, states=self.translators.apply(layer, point.states))
+            for layer, (point, key) in enumerate(zip(points, self._keys()[:-1], strict=True))
         ]
         return [*translated, last]
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Keep the levels."""
-        visited = [readings[point.key] for point in self.points(trace)]
-        levels = levels_of(self.value, visited)
-        return assemble(
+        return assemble_levels(
             trace,
             lens=self.name,
-            unit=self.value.unit,
-            additive=False,
+            value=self.value,
             segments=self.chain.segments,
-            values=levels,
-            levels=levels,
-            baseline=levels[:, 0],
-            final=levels[:, -1],
-            readings=visited,
+            readings=[readings[key] for key in self._keys()],
             top_k=self.top_k,
-            statistics=True,
             options={
                 "lens": self.translators.origin,
                 "fingerprint": self.translators.fingerprint,
                 "trained_for": self.translators.base_model,
-                "value": self.value.name,
             },
         )
+
+    def _keys(self) -> list[str]:
+        *sites, last = self.chain.sites
+        # Other lenses may read the same state, untranslated or by other translators.
+        return [*(f"{site}, translator of {id(self.translators)}" for site in sites), last]
