@@ -1,4 +1,4 @@
-"""Training a tuned lens: its loss and gradient, that it learns, resumes, stops and refuses."""
+"""Training a tuned lens: that it learns, resumes, stops and refuses."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from torch.nn import functional
 
 from iglens_tl import Translators, train_tuned_lens
 from iglens_tl.models import adapt
-from iglens_tl.readout import FinalNorm, OutputTransform, Readout
 from iglens_tl.tuning import (
     TrainingDivergedError,
     TrainSettings,
     evaluate_tuned_lens,
-    pack_texts,
 )
 from iglens_tl.tuning import reading as reading_module
 from iglens_tl.tuning.checkpoint import FILE
-from iglens_tl.tuning.loss import DivergenceLoss
 from iglens_tl.tuning.training import Trainer
 from tests.support.cases import EVERY_MODEL, IDS
+from tests.support.divergence import plain_divergence
 from tests.support.native import native_bridge
 
 FAST = {"tokens_per_step": 128, "progress": False}
@@ -36,72 +34,6 @@ def train(toy_model, sequences):
         return train_tuned_lens(toy_model("llama"), sequences, **FAST | {"steps": 6} | options)
 
     return call
-
-
-def plain_divergence(readout: Readout, states: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Compute mean KL(model ‖ lens) by torch's own operations."""
-
-    def logits(h: torch.Tensor) -> torch.Tensor:
-        norm = readout.norm
-        if norm is not None:
-            h = h - h.mean(-1, keepdim=True) if norm.centered else h
-            h = h / (h.square().mean(-1, keepdim=True) + norm.eps).sqrt()
-            h = h if norm.weight is None else h * norm.weight
-            h = h if norm.bias is None else h + norm.bias
-        x = h @ readout.unembed
-        x = x if readout.unembed_bias is None else x + readout.unembed_bias
-        x = x * readout.transform.scale
-        cap = readout.transform.softcap
-        return x if cap is None else cap * torch.tanh(x / cap)
-
-    target = logits(last).detach().log_softmax(-1)
-    return functional.kl_div(
-        logits(states).log_softmax(-1), target, log_target=True, reduction="batchmean"
-    )
-
-
-@pytest.mark.parametrize("centered", [True, False])
-@pytest.mark.parametrize("transform", [{}, {"scale": 0.3}, {"softcap": 3.0, "scale": 1.7}])
-def test_loss_and_gradient_are_those_of_plain_torch(centered, transform):
-    generator = torch.Generator().manual_seed(0)
-    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    readout = Readout(
-        normal(8, 31),
-        normal(31),
-        FinalNorm(centered, 1e-5, normal(8), normal(8)),
-        OutputTransform(**transform),
-        torch.float64,
-    )
-    states, last = normal(12, 8).requires_grad_(), normal(12, 8)
-    expected = plain_divergence(readout, states, last)
-    (gradient,) = torch.autograd.grad(expected, states)
-    loss = DivergenceLoss(readout)
-    found = loss.sum(states, loss.target(last)) / 12
-    (own,) = torch.autograd.grad(found, states)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    torch.testing.assert_close(own, gradient, atol=1e-12, rtol=0)
-
-
-def test_the_divergence_of_a_state_from_itself_is_zero(toy):
-    adapter = adapt(toy)
-    states = torch.randn(5, 32)
-    loss = DivergenceLoss(adapter.readout)
-    total, gradient = loss.value_and_gradient(
-        adapter.readout.normalize(states), loss.target(states)
-    )
-    assert abs(float(total)) < 1e-5
-    assert float(gradient.abs().max()) < 1e-5
-
-
-def test_half_precision_products_stay_close(toy):
-    adapter = adapt(toy)
-    states, last = torch.randn(16, 32), torch.randn(16, 32)
-    exact, half = DivergenceLoss(adapter.readout), DivergenceLoss(adapter.readout, half=True)
-    rows = adapter.readout.normalize(states)
-    total, gradient = exact.value_and_gradient(rows, exact.target(last))
-    near, near_gradient = half.value_and_gradient(rows, half.target(last))
-    assert float(near) == pytest.approx(float(total), rel=2e-2)
-    torch.testing.assert_close(near_gradient, gradient, atol=2e-2, rtol=0.1)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -303,40 +235,6 @@ def test_a_short_text_is_used_again_but_never_twice_in_a_step(toy, sequences):
     for trainer.step in range(16):
         seen += trainer.next_batch().tolist()
     assert sorted(seen) == sorted(sequences.tolist())
-
-
-def test_texts_are_packed_with_special_tokens_between_them(toy):
-    adapter = adapt(toy)
-    packed = pack_texts(adapter, ["w5 w6", "w7", "", "w8 w9 w10"], seq_len=4)
-    assert packed.tolist() == [[1, 5, 6, 2], [1, 7, 2, 1], [8, 9, 10, 2]]
-    apart = pack_texts(adapter, ["w5 w6", "w7", "w8 w9 w10"], seq_len=4, pack=False)
-    assert apart.tolist() == [[1, 5, 6, 2], [1, 7, 2, -1], [1, 8, 9, 10]]
-    given = pack_texts(adapter, [[3, 4, 5], [6]], seq_len=2)
-    assert given.tolist() == [[3, 4], [5, 6]]
-    assert pack_texts(adapter, "w5 " * 200).shape[1] == 64
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("w5 w6", "too short: it has 4 tokens, which fill no sequence of 8"),
-        ([[5, 6, 7, 8, 9, 10, 11, 12]], "too short to train on: its 8 tokens cannot determine"),
-        ([], "too short: it has 0 tokens"),
-        ([[5, 97]], "between 0 and 96, got 5 to 97"),
-        (torch.full((2, 3), 97), "between 0 and 96, got 97 to 97"),
-        (torch.tensor([[3, -1, 4]]), "-1 may only follow the end"),
-        (torch.zeros(2, 65).long(), "have 65 tokens, but .* takes 64"),
-    ],
-)
-def test_a_text_that_cannot_be_trained_on_is_refused(toy, text, message):
-    with pytest.raises(ValueError, match=message):
-        train_tuned_lens(toy, text, seq_len=8, **FAST)
-
-
-@pytest.mark.parametrize("text", [3, b"bytes", ["w5", [5]], [[True, False]], torch.zeros(2, 2)])
-def test_what_is_no_text_is_refused(toy, text):
-    with pytest.raises(TypeError, match="give a text|give either texts or|integer tensor"):
-        train_tuned_lens(toy, text, **FAST)
 
 
 @pytest.mark.parametrize(
