@@ -87,9 +87,21 @@ class ModelAdapter:
         """Return the hook of where the heads look, `[batch, head, query, pos]`.
 
         Raises:
-            NotApplicableError: If the layer has no such hook.
+            NotApplicableError: If the layer has no such hook, or if it would not fire.
         """
-        return self._attention_site(layer, "hook_pattern")
+        site = self._attention_site(layer, "hook_pattern")
+        config = getattr(getattr(self.model, "original_model", None), "config", None)
+        implementation = getattr(config, "_attn_implementation", None) or "eager"
+        # The plain attention of a bridge takes its pattern from Hugging Face's attention, and only
+        # the eager one has it; all other kinds of attention are computed by TransformerLens.
+        plain = type(self.model.blocks[layer].attn).__name__ == "AttentionBridge"
+        if plain and implementation != "eager":
+            raise NotApplicableError(
+                f"{self.name} runs with {implementation} attention, which keeps no patterns, so "
+                "its heads cannot be split over source tokens; load the Hugging Face model with "
+                "attn_implementation='eager', or split the layers over heads (by='head')"
+            )
+        return site
 
     def value_site(self, layer: int) -> str:
         """Return the hook of what heads can read at a position, `[batch, pos, head, d_head]`.

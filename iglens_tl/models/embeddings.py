@@ -8,9 +8,10 @@ from iglens_tl.models.adapter import ModelAdapter
 def embedding_sites(adapter: ModelAdapter) -> tuple[tuple[str, str], ...]:
     """Return labels and hooks of what adds up to the embedding state.
 
-    A model that learns an embedding of positions (GPT-2, OPT) adds it to that of the tokens. All
-    others have one part, which is the state itself, so that what a model does to the embedding of
-    its tokens is included: Gemma's and Granite's scales, BLOOM's norm.
+    A model that learns an embedding of positions (GPT-2, GPT-Neo, OPT) adds it to that of the
+    tokens. All others have one part, which is the state itself, so that what a model does to the
+    embedding of its tokens is included: Gemma's and Granite's scales, BLOOM's norm, the sinusoids
+    of XGLM. No known family leaves a remainder, only hooks of the user that edit the state.
 
     Args:
         adapter: The model.

@@ -47,6 +47,13 @@ def split_heads(
     """
     attention = adapter.model.blocks[layer].attn
     weight = attention.W_O.detach().to(z)
+    if weight.shape[:2] != z.shape[1:]:
+        # Latent attention (DeepSeek): TransformerLens cuts its heads at another width.
+        raise NotApplicableError(
+            f"{adapter.name}: the heads of layer {layer} have shape {tuple(z.shape[1:])} at their "
+            f"hook but {tuple(weight.shape[:2])} in W_O, so its attention cannot be split over "
+            "heads; split it over sublayers"
+        )
     bias = attention.b_O
     bias = None if bias is None or not bool(bias.any()) else bias.detach().to(z)
     total = torch.einsum("rhd,hdm->rm", z, weight)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from iglens_tl import load_model
 from iglens_tl.models import NotApplicableError, adapt, capture, split_heads
+from iglens_tl.models.adapter import bridge_class
 from iglens_tl.models.embeddings import embedding_sites
 from iglens_tl.models.neurons import split_neurons
 from iglens_tl.models.sources import head_values
-from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
+from tests.conftest import family
+from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS, TL_VERSION
+from tests.support.families import Family, write_folder
 from tests.support.native import native_bridge, native_hooked
 
 EXPERTS = ("mixtral", "olmoe")
@@ -39,6 +43,9 @@ EVERY_OWN_MODEL = [
 ]
 DENSE = [case for case in EVERY_MODEL_AND_DTYPE if case.values[0] not in EXPERTS]
 MIXTURES = [case for case in EVERY_MODEL if case.values[0] in EXPERTS]
+# The statistics of a norm after the MLP change when a neuron is silenced.
+WITHOUT_LATER_NORM = [case for case in EVERY_MODEL if case.values[0] not in EXPERTS + FLOAT32_NORMS]
+ADDING_POSITIONS = [case for case in EVERY_MODEL if case.values[0] in LEARNED_POSITIONS]
 
 
 def states(model, sites, ids=IDS):
@@ -152,14 +159,7 @@ def test_the_embeddings_of_tokens_and_positions_add_up_to_the_state(
     assert [label for label, _ in sites] == (["embed", "pos_embed"] if learned else ["embed"])
 
 
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [
-        (name, backend)
-        for name, backend in (c.values for c in EVERY_MODEL)
-        if name in ("gpt2", "opt")
-    ],
-)
+@pytest.mark.parametrize(("name", "backend"), ADDING_POSITIONS)
 def test_one_part_of_the_embedding_knows_only_tokens_the_other_only_positions(
     toy_model, name, backend
 ):
@@ -176,12 +176,8 @@ def test_one_part_of_the_embedding_knows_only_tokens_the_other_only_positions(
     assert not torch.allclose(positions[0, 0], positions[0, 1])
 
 
-@pytest.mark.parametrize(
-    ("name", "backend"), [case for case in EVERY_MODEL if case not in MIXTURES]
-)
+@pytest.mark.parametrize(("name", "backend"), WITHOUT_LATER_NORM)
 def test_a_neuron_writes_what_is_missing_without_it(toy_model, name, backend):
-    if name in FLOAT32_NORMS:
-        pytest.skip("a norm after the MLP, whose statistics change with the neuron")
     model = toy_model(name, backend)
     adapter = adapt(model)
     site, out_site = adapter.neuron_site(1), adapter.mlp_site(1)
@@ -260,6 +256,53 @@ def test_half_precision_is_held_to_its_own_rounding(toy_folder):
     neurons = split_neurons(adapter, 1, activations, mlp_out)
     assert neurons.weight.dtype == torch.float32
     assert 1e-4 < largest_error(neurons.gain * (activations @ neurons.weight), mlp_out) < 5e-2
+
+
+@pytest.mark.parametrize("name", ["opt", "llama"])
+def test_attention_that_keeps_no_patterns_is_named(toy_folder, name):
+    folder = toy_folder(name)
+    hf_model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+    hf_model.config.architectures = [type(hf_model).__name__]
+    model = bridge_class().boot_transformers(
+        str(folder),
+        hf_model=hf_model,
+        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+        device="cpu",
+    )
+    # TransformerLens 4 makes every attention eager, version 3 only those that it computes itself.
+    if name == "opt" and TL_VERSION.startswith("3."):
+        with pytest.raises(
+            NotApplicableError, match=r"sdpa attention.*attn_implementation='eager'"
+        ):
+            adapt(model).pattern_site(1)
+    else:
+        *_, z, total = reads(model, 1)
+        assert largest_error(total, z) < 1e-5
+
+
+def test_latent_attention_has_other_heads_than_its_output_matrix(tmp_path):
+    latent = Family(
+        "deepseek_v3",
+        "DeepseekV3ForCausalLM",
+        family("llama").options
+        | {"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 16, "v_head_dim": 8}
+        | {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "first_k_dense_replace": 3}
+        | {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    )
+    model = load_model(write_folder(latent, tmp_path))
+    with pytest.raises(NotApplicableError, match="heads of layer 1 have shape"):
+        error_of_heads(model, 1)
+    assert error_of_neurons(model, 1) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox_parallel"])
+def test_folded_weights_are_sums_as_well(toy_folder, name):
+    model = load_model(toy_folder(name), backend="bridge")
+    model.enable_compatibility_mode(disable_warnings=True)
+    *_, z, total = reads(model, 1)
+    assert largest_error(total, z) < 1e-5
+    assert error_of_heads(model, 1) < 1e-5
+    assert error_of_neurons(model, 1) < 1e-5
 
 
 def test_a_model_without_patterns_is_named(toy_folder, monkeypatch):
