@@ -22,6 +22,8 @@ EXPERTS = ("mixtral", "olmoe")
 FLOAT32_NORMS = ("gemma2", "gemma3", "olmo2")
 LEARNED_POSITIONS = ("gpt2", "opt")
 LAYERS = range(3)
+LATER = torch.ones(len(IDS), len(IDS)).triu(1).bool()
+"""`[query, pos]`, the positions that a query must not see."""
 OWN = [
     {"normalization_type": None, "attn_only": True},
     {"normalization_type": "LN", "parallel_attn_mlp": True},
@@ -116,8 +118,7 @@ def test_sources_add_up_to_what_a_head_passes_on(toy_model, name, backend, dtype
         pattern, of_heads, z, total = reads(model, layer)
         assert of_heads.shape == (len(IDS), *z.shape[1:])
         assert largest_error(total, z) < (1e-5 if dtype == "float32" else 1e-10)
-        later = torch.ones(len(IDS), len(IDS)).triu(1).bool()
-        assert not pattern.transpose(1, 2)[later].any()
+        assert not pattern.transpose(1, 2)[LATER].any()
 
 
 @pytest.mark.parametrize(("build", "options"), EVERY_OWN_MODEL)
@@ -127,8 +128,9 @@ def test_models_built_in_transformer_lens_are_sums_as_well(build, options, dtype
     accepted = 1e-5 if dtype == torch.float32 else 1e-10
     for layer in LAYERS:
         assert error_of_heads(model, layer) < accepted
-        *_, z, total = reads(model, layer)
+        pattern, _, z, total = reads(model, layer)
         assert largest_error(total, z) < accepted
+        assert not pattern.transpose(1, 2)[LATER].any()
         if "attn_only" in options:
             assert adapt(model).neuron_site(layer) is None
         else:
