@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.assembly import assemble, levels_of
+from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
 from iglens_tl.lenses.chain import Chain, build_chain
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
@@ -27,7 +27,7 @@ from iglens_tl.lenses.options import Count, Layers, resolve_top_k
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Tokens
+from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import (
     OutputTransform,
     Point,
@@ -35,7 +35,7 @@ from iglens_tl.readout import (
     Readout,
     Value,
     ValueLike,
-    resolve_value,
+    read_levels,
 )
 
 _REFERENCE_NOTE = (
@@ -154,7 +154,7 @@ def plan_ig_lens(
     reference_compat: bool = False,
 ) -> IGLens:
     """Check the options of `ig_lens` and return the lens, ready to measure."""
-    value = resolve_value(value)
+    value = bind_value(adapter, value)
     return IGLens(
         adapter=adapter,
         value=value,
@@ -209,7 +209,7 @@ class IGLens(Lens):
         """Credit the segments."""
         points = self.points(trace)
         visited = [readings[point.key] for point in points]
-        levels = levels_of(self.value, visited)
+        levels = read_levels(self.readout, self.value, visited, trace.token_ids)
         return assemble(
             trace,
             lens=self.name,
