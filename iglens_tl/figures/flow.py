@@ -1,7 +1,12 @@
-"""From components through layers to a target's final value, as a Sankey diagram."""
+"""From components through layers to a target's final value, as a Sankey diagram.
+
+Plotly's own Sankey trace sorts nodes and flows by a relaxation that breaks the order of a model's
+layers, so the diagram is drawn here, as filled paths in pixels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +21,17 @@ from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
 
-_COLUMNS = (0.001, 0.45, 0.999)
+_LEFT = (0.0, 400.0, 866.0)
+_THICKNESS = 14.0
 _PAD = 16
+_MIN_ROWS = 12
 _TOP, _BOTTOM = 90, 30
 _LINKS = {
     POSITIVE: "rgba(33,102,172,0.45)",
     NEGATIVE: "rgba(178,24,43,0.45)",
     NEUTRAL: "rgba(77,77,77,0.35)",
 }
+_EFFECTS = {POSITIVE: "raises by", NEGATIVE: "lowers by", NEUTRAL: "starts with"}
 
 
 @dataclass(frozen=True)
@@ -53,51 +61,33 @@ def sankey(data: LensData, target: int | str, *, top: int = 20) -> go.Figure:
         The figure; nothing is shown or written.
 
     Raises:
-        ValueError: For a lens that is not additive, an unknown or ambiguous target, or `top` below
-            1.
+        ValueError: For a lens that is not additive, an unknown or ambiguous target, `top` below 1,
+            or a target without any credit.
     """
     check_additive(data)
     check_top(top)
     row = find_target(data, target)
     nodes = _nodes(data, row, top)
-    links = [
-        (source, node.into, width, color)
-        for source, node in enumerate(nodes)
-        for color, width in node.flows.items()
-    ]
-    if not links:
+    if all(node.column != 1 or NEUTRAL in node.flows for node in nodes):
         raise ValueError(f"no segment of target {target!r} has a credit, so nothing flows")
     longest = max(sum(node.column == column for node in nodes) for column in range(3))
-    height = (_PAD + 10) * max(12, longest)
+    height = (_PAD + 10) * max(_MIN_ROWS, longest)
+    scale, tops = _layout(nodes, height)
     figure = go.Figure(
-        go.Sankey(
-            arrangement="snap",
-            node={
-                "label": [node.label for node in nodes],
-                "color": [node.color for node in nodes],
-                "customdata": [node.hover for node in nodes],
-                "hovertemplate": "%{customdata}<extra></extra>",
-                "x": [_COLUMNS[node.column] for node in nodes],
-                "y": _places(nodes, height),
-                # Whatever has no components of its own stands among the layers.
-                "align": "right",
-                "pad": _PAD,
-                "thickness": 14,
-                "line": {"width": 0},
-            },
-            link={
-                "source": [source for source, _, _, _ in links],
-                "target": [into for _, into, _, _ in links],
-                "value": [width for _, _, width, _ in links],
-                "color": [_LINKS[color] for _, _, _, color in links],
-                "customdata": [
-                    f"{nodes[source].label}<br>{_effect(color)} {width:.6f} {data.unit}"
-                    for source, _, width, color in links
-                ],
-                "hovertemplate": "%{customdata}<extra></extra>",
-            },
-        )
+        [*_flow_traces(nodes, scale, tops, data.unit), *_node_traces(nodes, scale, tops)]
     )
+    for node, size, above in zip(nodes, _sizes(nodes), tops, strict=True):
+        is_last = node.column == 2
+        figure.add_annotation(
+            text=node.label,
+            x=_LEFT[node.column] + (-3 if is_last else _THICKNESS + 3),
+            y=above + scale * size / 2,
+            xanchor="right" if is_last else "left",
+            showarrow=False,
+            font={"size": 11},
+            bgcolor="rgba(255,255,255,0.6)",
+            borderpad=0,
+        )
     named, model = data.targets[row], data.provenance.model.get("name", "")
     figure.update_layout(
         title={
@@ -106,18 +96,21 @@ def sankey(data: LensData, target: int | str, *, top: int = 20) -> go.Figure:
             "subtitle": {"text": _sum_text(data, row)},
         },
         template="plotly_white",
-        width=920,
+        width=_LEFT[-1] + _THICKNESS + 40,
         height=height + _TOP + _BOTTOM,
         margin={"l": 20, "r": 20, "t": _TOP, "b": _BOTTOM},
         hoverlabel={"font": {"family": "monospace"}, "align": "left"},
+        showlegend=False,
     )
+    figure.update_xaxes(visible=False, range=[0, _LEFT[-1] + _THICKNESS])
+    figure.update_yaxes(visible=False, range=[height, 0])
     return figure
 
 
 def _nodes(data: LensData, row: int, top: int) -> list[_Node]:
     """Return the final value, then from the last to the first every layer, after it its components.
 
-    Plotly draws the flows into a node in the order of this list.
+    The nodes of a column stand below one another in the order of this list.
     """
     credits = data.values[row]
     named = set(largest(credits, top)[0].tolist())
@@ -166,34 +159,75 @@ def _flows(credits: Float[np.ndarray, " segment"]) -> dict[str, float]:
     return {color: float(width) for color, width in widths.items() if width > 0}
 
 
-def _places(nodes: list[_Node], height: int) -> list[float]:
-    """Return where the middle of every node stands, as a part of the height from the top.
-
-    Left alone, plotly sorts the nodes of a column so that flows cross little; here they keep the
-    order of the model.
-    """
+def _sizes(nodes: list[_Node]) -> list[float]:
+    """Return the size of every node: what flows out of it, or at the end what flows into it."""
     sizes = [sum(node.flows.values()) for node in nodes]
     sizes[0] = sum(size for node, size in zip(nodes, sizes, strict=True) if node.column == 1)
+    return sizes
+
+
+def _layout(nodes: list[_Node], height: int) -> tuple[float, list[float]]:
+    """Return the pixels of one unit of credit, and where every node begins, from the top."""
+    sizes = _sizes(nodes)
     columns = [[i for i, node in enumerate(nodes) if node.column == column] for column in range(3)]
-    # How plotly scales flows: the fullest column has the padding between its nodes.
     scale = min(
-        (height - _PAD * (len(members) - 1)) / sum(sizes[i] for i in members)
+        (height - _PAD * len(members)) / sum(sizes[i] for i in members)
         for members in columns
         if members
     )
-    middles = [0.5] * len(nodes)
+    tops = [0.0] * len(nodes)
     for members in columns:
-        free = height - scale * sum(sizes[i] for i in members)
+        gap = height - scale * sum(sizes[i] for i in members)
         above = 0.0
         for i in members:
-            extent = scale * sizes[i] + free / len(members)
-            middles[i] = (above + extent / 2) / height
-            above += extent
-    return middles
+            tops[i] = above + gap / len(members) / 2
+            above = tops[i] + scale * sizes[i] + gap / len(members) / 2
+    return scale, tops
 
 
-def _effect(color: str) -> str:
-    return {POSITIVE: "raises by", NEGATIVE: "lowers by", NEUTRAL: "starts with"}[color]
+def _flow_traces(
+    nodes: list[_Node], scale: float, tops: list[float], unit: str
+) -> list[go.Scatter]:
+    """Draw the flows, which leave and enter a node in the order of the list of nodes."""
+    along = np.linspace(0, 1, 25)
+    rise = along**2 * (3 - 2 * along)
+    taken = list(tops)
+    traces = []
+    for node, start in zip(nodes, tops, strict=True):
+        left, right = _LEFT[node.column] + _THICKNESS, _LEFT[nodes[node.into].column]
+        for color, width in node.flows.items():
+            end = taken[node.into]
+            x = left + along * (right - left)
+            y = start + rise * (end - start)
+            hover = f"{node.label}<br>{_EFFECTS[color]} {width:.6f} {unit}"
+            across = scale * width
+            traces.append(_shape([*x, *x[::-1]], [*y, *(y[::-1] + across)], _LINKS[color], hover))
+            start += across
+            taken[node.into] += across
+    return traces
+
+
+def _node_traces(nodes: list[_Node], scale: float, tops: list[float]) -> list[go.Scatter]:
+    traces = []
+    for node, size, above in zip(nodes, _sizes(nodes), tops, strict=True):
+        left, below = _LEFT[node.column], above + max(1.0, scale * size)
+        x = [left, left + _THICKNESS, left + _THICKNESS, left]
+        traces.append(_shape(x, [above, above, below, below], node.color, node.hover))
+    return traces
+
+
+def _shape(x: Sequence[float], y: Sequence[float], color: str, hover: str) -> go.Scatter:
+    return go.Scatter(
+        x=[float(place) for place in x],
+        y=[float(place) for place in y],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=color,
+        hoveron="fills",
+        hoverinfo="text",
+        text=hover,
+    )
 
 
 def _sum_text(data: LensData, row: int) -> str:

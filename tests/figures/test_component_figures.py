@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from iglens_tl import write_html
+from iglens_tl.results.segments import parse_segment
 from tests.support.results import HOSTILE, make_component_result, make_result
 
 TARGET = 2
@@ -125,6 +127,83 @@ def test_a_waterfall_of_the_largest_has_one_bar_for_the_others(result):
     assert "others" not in str(result.waterfall(TARGET).data[0].x)
 
 
+def flows(figure) -> list[tuple[str, bool, float, float]]:
+    """Return the label, sign, width and left end of every flow of a Sankey diagram."""
+    found = []
+    for trace in figure.data:
+        label, _, effect = trace.text.rpartition("<br>")
+        if effect.startswith(("raises by ", "lowers by ")):
+            name = label.rsplit(" ", 1)[0]
+            width = trace.y[-1] - trace.y[0]
+            found.append((name, effect.startswith("raises"), width, trace.x[0]))
+    return found
+
+
+def test_flows_are_as_wide_as_their_credits(result):
+    figure = result.sankey(TARGET, top=4)
+    credits = dict(zip(result.segments, result.values[TARGET], strict=True))
+    named = {name: (up, width) for name, up, width, _ in flows(figure)}
+    largest = sorted(credits, key=lambda label: -abs(credits[label]))[:4]
+    scale = named[_shown(result, largest[0])][1] / abs(credits[largest[0]])
+    for label in largest:
+        up, width = named[_shown(result, label)]
+        assert up == (credits[label] > 0)
+        np.testing.assert_allclose(width, scale * abs(credits[label]), rtol=1e-9)
+    into_layers = min(x for *_, x in flows(figure))
+    positive, negative = (
+        sum(c for c in result.values[TARGET] * sign if c > 0) * scale for sign in (1, -1)
+    )
+    for wanted, total in ((True, positive), (False, negative)):
+        final = [w for _, up, w, x in flows(figure) if up == wanted and x > into_layers]
+        np.testing.assert_allclose(sum(final), total, rtol=1e-9)
+
+
+def _shown(result, label: str) -> str:
+    """Return a label as figures show it, with the token of a source."""
+    source = parse_segment(label).source
+    shown = label.replace("<", "&lt;")
+    return shown if source is None else f"{shown} {('&lt;s&gt;', '␣Hanoi', '.', '⏎')[source]}"
+
+
+def test_layers_follow_one_another_upwards_and_nothing_overlaps(result):
+    figure = result.sankey(TARGET, top=6)
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1] == 0
+    nodes = figure.layout.annotations
+    middle = [node for node in nodes if 300 < node.x < 600]
+    assert [node.text.split()[0] for node in sorted(middle, key=lambda node: -node.y)] == [
+        *("baseline", "embed", "L0", "L1", "norm_bias")
+    ]
+    boxes = [trace for trace in figure.data if len(trace.x) == 4]
+    assert len(boxes) == len(nodes)
+    for left in {box.x[0] for box in boxes}:
+        column = sorted((box.y[0], box.y[-1]) for box in boxes if box.x[0] == left)
+        assert column[0][0] >= 0 and column[-1][1] <= figure.layout.yaxis.range[0]
+        assert all(below[0] - above[1] > 10 for above, below in pairwise(column))
+
+
+def test_the_others_of_a_layer_flow_together_and_the_sum_is_said(result):
+    figure = result.sankey(TARGET, top=1)
+    labels = [node.text for node in figure.layout.annotations]
+    others = [label for label in labels if "others" in label]
+    # The largest is one of the embedding's two parts; the only other one needs no "others".
+    assert result.contributors(top=1, target=TARGET)["part"][0] in ("embed", "pos_embed")
+    assert [label.split(":")[0] for label in others] == ["L1", "L0"]
+    layers = dict(zip(result.by_layer().segments, result.by_layer().values[TARGET], strict=True))
+    for layer in ("embed", "L0", "L1", "norm_bias"):
+        assert f"{layer} {layers[layer]:+.4f}" in labels
+    assert f"final {result.final[TARGET]:.4f}" in labels
+    credits = result.values[TARGET]
+    said = figure.layout.title.subtitle.text
+    assert f"+ {credits[credits > 0].sum():.4f} raised" in said
+    assert f"− {-credits[credits < 0].sum():.4f} lowered" in said
+
+
+def test_a_layer_without_components_flows_by_itself():
+    figure = make_result(np.array([[0.3, -0.1, 0.2]]), tokens=("a",)).sankey(0)
+    labels = [node.text.split()[0] for node in figure.layout.annotations]
+    assert labels == ["final", "L1", "L0", "embed", "baseline"]
+
+
 def test_tokens_and_labels_are_escaped_everywhere():
     result = make_component_result(tokens=(HOSTILE, "<b>x</b>", "$y$", "\n"))
     figures = [
@@ -137,7 +216,7 @@ def test_tokens_and_labels_are_escaped_everywhere():
     ]
     for figure in figures:
         text = str(figure.to_plotly_json())
-        assert not re.search("<(?!b>|/b>|br>|extra>|/extra>)[a-z/]", text)
+        assert not re.search("<(?!b>|/b>|br>)[a-z/]", text)
         assert "<b>x" not in text
         assert "$y$" not in text
         assert "<pos" not in text
@@ -154,6 +233,10 @@ def test_tokens_and_labels_are_escaped_everywhere():
         (lambda r: r.sankey(0, top=0), "at least 1, got 0"),
         (lambda r: r.head_heatmap(7), "there is no target 7"),
         (lambda r: r.source_heatmap("x"), "no target with token 'x'"),
+        (
+            lambda r: replace(r, values=0 * r.values).sankey(1),
+            "no segment of target 1 has",
+        ),
         (lambda r: r.sankey("x"), "no target with token 'x'"),
         (lambda r: replace(r, additive=False).head_heatmap(0), "is not additive"),
         (lambda r: replace(r, additive=False).source_heatmap(0), "is not additive"),
