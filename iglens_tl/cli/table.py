@@ -11,7 +11,7 @@ from rich.text import Text
 from iglens_tl.figures.text import show_blanks
 from iglens_tl.lens_comparison import LensComparison
 from iglens_tl.lens_result import LensResult
-from iglens_tl.results.contributors import OTHERS
+from iglens_tl.results.contributors import OTHERS, count_others
 from iglens_tl.results.frames import summary_columns
 
 _CELL_WIDTH = 9
@@ -88,7 +88,7 @@ def _contributors_table(result: LensResult, row: int, top: int) -> Table:
     for line in frame.to_dict(orient="records"):
         if line["segment"] == OTHERS:
             credit = Text(f"{line['credit']:+.4f}")
-            add("", f"{line['count']} others", None, credit, line["share"])
+            add("", count_others(line["count"]), None, credit, line["share"])
         else:
             credit = _cell("credit", line["credit"], limit, True)
             add(str(line["rank"]), line["segment"], line["source_token"], credit, line["share"])

@@ -16,7 +16,12 @@ from jaxtyping import Float
 from iglens_tl.figures.hover import hover_text, show_segment, sum_hover_text
 from iglens_tl.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
 from iglens_tl.figures.text import show_label, show_token
-from iglens_tl.results.contributors import check_additive, check_top, largest
+from iglens_tl.results.contributors import (
+    check_additive,
+    check_top,
+    count_others,
+    largest,
+)
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
@@ -129,7 +134,7 @@ def _nodes(data: LensData, row: int, top: int) -> list[_Node]:
         if len(others) == 1:
             others = []
         if others:
-            name = f"{label}: {len(others)} others"
+            name = f"{label}: {count_others(len(others))}"
             nodes.append(_sum_node(data, row, name, others, column=0, into=layer))
         for place in reversed(places):
             if place not in others:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iglens_tl.figures.text import shorten, show_label, show_token
-from iglens_tl.results.contributors import largest, source_token
+from iglens_tl.results.contributors import count_others, largest, source_token
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
 
@@ -43,7 +43,7 @@ def sum_hover_text(data: LensData, target: int, name: str, segments: Sequence[in
         *(f"  {credits[i]:+.6f}  {show_segment(data, target, segments[i])}" for i in parts),
     ]
     if len(others):
-        lines.append(f"  {credits[others].sum():+.6f}  {len(others)} others")
+        lines.append(f"  {credits[others].sum():+.6f}  {count_others(len(others))}")
     return "<br>".join(lines)
 
 

@@ -7,7 +7,12 @@ import plotly.graph_objects as go
 from iglens_tl.figures.hover import hover_text, show_segment, sum_hover_text
 from iglens_tl.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
 from iglens_tl.figures.text import show_token
-from iglens_tl.results.contributors import check_additive, check_top, largest
+from iglens_tl.results.contributors import (
+    check_additive,
+    check_top,
+    count_others,
+    largest,
+)
 from iglens_tl.results.data import LensData
 from iglens_tl.results.targets import find_target
 
@@ -40,7 +45,7 @@ def waterfall(data: LensData, target: int | str, *, top: int | None = None) -> g
         for i in sorted(shown.tolist())
     ]
     if len(others):
-        name = f"{len(others)} others"
+        name = count_others(len(others))
         hover = sum_hover_text(data, row, name, others.tolist())
         bars.append(_bar(name, data.values[row, others].sum(), hover))
     missing = float(data.final[row] - data.baseline[row] - data.sums[row])

@@ -63,6 +63,11 @@ def largest(
     return order[:top], np.sort(order[len(order) if top is None else top :])
 
 
+def count_others(number: int) -> str:
+    """Return what the sum of all other components is called, "7 others"."""
+    return f"{number} other{'s' if number > 1 else ''}"
+
+
 def source_token(data: LensData, target: int, segment: Segment) -> str | None:
     """Return the token that a segment of a head's reading was read from; None for any other."""
     tokens = data.texts[data.targets[target].prompt].tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 # What a label says, by its form; every `{…}` is a number from 0, written without leading zeros.
 _PARTS = {
@@ -66,6 +67,8 @@ class Segment:
         return self.label if self.part in _READOUT_PARTS else "embed"
 
 
+# A result has thousands of labels, which every table and figure reads again.
+@lru_cache(maxsize=2**16)
 def parse_segment(label: str) -> Segment:
     """Read a segment's label.
 
