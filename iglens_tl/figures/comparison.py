@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -13,6 +12,7 @@ from iglens_tl.figures.hover import hover_text
 from iglens_tl.figures.scales import level_scale, signed_scale
 from iglens_tl.figures.text import show_label, show_token
 from iglens_tl.results.data import LensData
+from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
 
 _MAX_TARGETS_SIDE_BY_SIDE = 14
@@ -112,11 +112,11 @@ def comparison_figure(
 def merge_segments(results: Sequence[LensData]) -> list[str]:
     """Return the segments of all results in one order: embedding, layer by layer, biases."""
 
-    def depth(segment: str) -> float:
-        layer = re.match(r"L(\d+)", segment)
-        if layer:
-            return float(layer[1])
-        return -1.0 if segment == "embed" else float("inf")
+    def depth(label: str) -> float:
+        segment = parse_segment(label)
+        if segment.layer is not None:
+            return float(segment.layer)
+        return -1.0 if segment.layer_label == "embed" else float("inf")
 
     names = dict.fromkeys(segment for data in results for segment in data.segments)
     return sorted(names, key=depth)

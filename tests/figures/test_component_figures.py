@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from iglens_tl import write_html
+from iglens_tl.figures import comparison_figure
+from iglens_tl.figures.comparison import merge_segments
 from iglens_tl.results.segments import parse_segment
 from tests.support.results import HOSTILE, make_component_result, make_result
 
@@ -246,6 +248,13 @@ def test_tokens_and_labels_are_escaped_everywhere():
 def test_bad_input_is_named(result, draw, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         draw(result)
+
+
+def test_a_comparison_keeps_the_order_of_components(result):
+    assert merge_segments([result, result.by_layer()])[:3] == ["embed", "pos_embed", "L0.H0<pos 0"]
+    assert merge_segments([result]) == list(result.segments)
+    figure = comparison_figure([result, result.by_layer()])
+    assert "<pos" not in str(figure.to_plotly_json())
 
 
 def test_several_figures_share_one_page_and_one_script(result, tmp_path):
