@@ -26,7 +26,7 @@ from iglens_tl.models.skipping import run_skipping
 N_LAYERS = 12
 N_TOKENS = 16
 D_MODEL = 256
-N_SAMPLED = 32
+N_SAMPLED = 128
 
 
 def main() -> None:
