@@ -13,7 +13,6 @@ from iglens_tl import ig_lens, path_sensitivity
 from iglens_tl.lenses import order_lens
 from iglens_tl.lenses.credit_orders import FROZEN_CHAINS, PATHS, SHAPLEY_PATHS
 from iglens_tl.models import adapt
-from iglens_tl.models.skipping import run_skipping
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
 from tests.support.native import native_bridge, native_hooked
 
@@ -62,36 +61,22 @@ def shapley_by_loop(n_players, value):
 
 
 @pytest.mark.parametrize(("name", "backend", "dtype"), EVERY_MODEL_AND_DTYPE)
-def test_every_additive_order_shares_out_the_same_total(toy_model, name, backend, dtype):
-    model = toy_model(name, backend, dtype)
-    results = path_sensitivity(model, IDS, paths=["hidden_states", *OTHER_ORDERS]).results
-    usual = results["hidden_states"]
+def test_orders_share_out_one_total_and_end_with_the_last_layers_skip_effect(
+    toy_model, name, backend, dtype
+):
+    paths = ["hidden_states", *OTHER_ORDERS, "leave_one_out"]
+    results = path_sensitivity(toy_model(name, backend, dtype), IDS, paths=paths).results
+    usual, atol = results["hidden_states"], TOLERANCE[dtype]
     for path in OTHER_ORDERS:
         result = results[path]
         assert result.additive
         assert result.segments == usual.segments
-        np.testing.assert_allclose(result.completeness_error, 0, atol=TOLERANCE[dtype] / 10)
-        np.testing.assert_allclose(result.final, usual.final, atol=TOLERANCE[dtype] / 10)
-        np.testing.assert_allclose(result.baseline, usual.baseline, atol=TOLERANCE[dtype] / 10)
-        np.testing.assert_allclose(result.levels[:, -1], result.final, atol=TOLERANCE[dtype] / 10)
-
-
-@pytest.mark.parametrize(("name", "backend", "dtype"), EVERY_MODEL_AND_DTYPE)
-def test_skipping_the_last_layers_is_early_exit(toy_model, name, backend, dtype):
-    model = toy_model(name, backend, dtype)
-    adapter, usual = adapt(model), ig_lens(model, IDS)
-    # The prefixes of the skip game are the logit lens ...
-    prefixes = torch.ones(4, 3, dtype=torch.bool).tril(-1)
-    states = run_skipping(adapter, IDS, prefixes, list(range(len(IDS) - 1)))
-    for n_layers, of_prefix in enumerate(states):
-        levels = usual.levels[:, n_layers]
-        np.testing.assert_allclose(probs_of(adapter, of_prefix), levels, atol=TOLERANCE[dtype])
-    # ... so that the last layer's credit is what leaving it out takes away.
-    effects = ig_lens(model, IDS, path="leave_one_out")
-    np.testing.assert_allclose(effects.values[:, -1], usual.values[:, -1], atol=TOLERANCE[dtype])
-    assert not effects.additive
-    np.testing.assert_array_equal(effects.levels, usual.levels)
-    np.testing.assert_array_equal(effects.ranks, usual.ranks)
+        np.testing.assert_allclose(result.completeness_error, 0, atol=atol / 10)
+        np.testing.assert_allclose(result.final, usual.final, atol=atol / 10)
+        np.testing.assert_allclose(result.baseline, usual.baseline, atol=atol / 10)
+        np.testing.assert_allclose(result.levels[:, -1], result.final, atol=atol / 10)
+    skip_effects = results["leave_one_out"].values
+    np.testing.assert_allclose(skip_effects[:, -1], usual.values[:, -1], atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
@@ -104,6 +89,9 @@ def test_recomputed_orders_agree_with_zeroing_the_updates_of_skipped_layers(
         for size in range(4)
         for kept in combinations(range(3), size)
     }
+    # The game's prefixes are early exit, which the logit lens reads.
+    prefixes = [by_coalition[tuple(range(n_layers))] for n_layers in range(4)]
+    np.testing.assert_allclose(ig_lens(model, IDS).levels, np.stack(prefixes, 1), atol=1e-5)
     game = ig_lens(model, IDS, path="shapley_skip")
     expected = shapley_by_loop(3, lambda kept: by_coalition[tuple(sorted(kept))])
     np.testing.assert_allclose(game.values[:, 1:], expected, atol=1e-5)
@@ -113,6 +101,14 @@ def test_recomputed_orders_agree_with_zeroing_the_updates_of_skipped_layers(
         expected = by_coalition[0, 1, 2] - by_coalition[others]
         np.testing.assert_allclose(alone.to_frame()[f"L{layer}"], expected, atol=1e-5)
     assert "do not sum to anything" in alone.provenance.notes[0]
+
+
+def test_the_levels_of_leave_one_out_are_the_logit_lens(toy):
+    alone, usual = (ig_lens(toy, IDS, path=path) for path in ("leave_one_out", "hidden_states"))
+    assert not alone.additive and alone.kind == "value"
+    np.testing.assert_array_equal(alone.levels, usual.levels)
+    np.testing.assert_array_equal(alone.ranks, usual.ranks)
+    np.testing.assert_array_equal(alone.values[:, 0], usual.values[:, 0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
