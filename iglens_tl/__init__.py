@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from iglens_tl.lenses import layer_conductance as layer_conductance
     from iglens_tl.lenses import layer_integrated_gradients as layer_integrated_gradients
     from iglens_tl.lenses import logit_lens as logit_lens
+    from iglens_tl.lenses import path_sensitivity as path_sensitivity
     from iglens_tl.lenses import tuned_lens as tuned_lens
     from iglens_tl.models import load_model as load_model
     from iglens_tl.tuning import Translators as Translators
@@ -46,6 +47,7 @@ _HOMES = {
     "layer_integrated_gradients": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
     "logit_lens": "iglens_tl.lenses",
+    "path_sensitivity": "iglens_tl.lenses",
     "train_tuned_lens": "iglens_tl.tuning",
     "tuned_lens": "iglens_tl.lenses",
     "write_html": "iglens_tl.figures",
@@ -67,6 +69,7 @@ __all__ = [
     "layer_integrated_gradients",
     "load_model",
     "logit_lens",
+    "path_sensitivity",
     "train_tuned_lens",
     "tuned_lens",
     "write_html",

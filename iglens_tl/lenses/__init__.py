@@ -2,6 +2,7 @@
 
 from iglens_tl.lenses.baselines import BASELINES as BASELINES
 from iglens_tl.lenses.compare import compare as compare
+from iglens_tl.lenses.credit_orders import PATHS as PATHS
 from iglens_tl.lenses.direct_logit_attribution import (
     direct_logit_attribution as direct_logit_attribution,
 )
@@ -16,4 +17,6 @@ from iglens_tl.lenses.layer_integrated_gradients import (
     layer_integrated_gradients as layer_integrated_gradients,
 )
 from iglens_tl.lenses.logit_lens import logit_lens as logit_lens
+from iglens_tl.lenses.path_sensitivity import PathSensitivity as PathSensitivity
+from iglens_tl.lenses.path_sensitivity import path_sensitivity as path_sensitivity
 from iglens_tl.lenses.tuned_lens import tuned_lens as tuned_lens

@@ -11,19 +11,20 @@ and leaving the model there; it does not measure what a layer prepares for later
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
 from iglens_tl.lenses.chain import Chain, build_chain
+from iglens_tl.lenses.credit_orders import HIDDEN_STATE_PATHS, plan_credit_order, resolve_path
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
 from iglens_tl.lenses.options import Count, Layers, resolve_top_k
+from iglens_tl.lenses.order_lens import OrderLens
+from iglens_tl.lenses.path_start import start_needs, start_point
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
@@ -43,8 +44,6 @@ _REFERENCE_NOTE = (
     "reference code, so 'final' is not the model's probability; for comparison only"
 )
 
-_BASELINE = "ig_lens.baseline"
-
 
 def ig_lens(
     model: Model,
@@ -55,11 +54,14 @@ def ig_lens(
     targets: Tokens | None = None,
     layers: Layers | None = None,
     sublayers: bool = False,
+    path: str = "hidden_states",
     baseline: BaselineLike = "mean",
     value: ValueLike = "prob",
     estimator: str = "delta",
     n_steps: Count | None = None,
     tolerance: float | None = None,
+    n_permutations: Count | None = None,
+    seed: Count = 0,
     top_k: Count = 5,
     prepend_bos: bool | None = None,
     reference_compat: bool = False,
@@ -78,7 +80,18 @@ def ig_lens(
             attributed.
         layers: Only these blocks end a segment, and the last block. The credits are the sums of
             the finer ones.
-        sublayers: Split every block into attention and MLP (through `resid_mid`).
+        sublayers: Split every block into attention and MLP (through `resid_mid`); another spelling
+            of path="sublayers".
+        path: The order in which credit is given, one of `PATHS`. All orders but "leave_one_out"
+            are additive: they share out the same `final − baseline`.
+            "hidden_states" and "sublayers": the states that the model produced (early exit).
+            "reverse": each layer's update as it was in the whole run, added last layer first.
+            "straight_projected", "straight_uniform": the straight line from baseline to last state,
+            cut at the projections of the states, or evenly.
+            "shapley_frozen": each update's mean credit over all orders of adding them.
+            "shapley_skip": each layer's mean credit over all orders of adding layers to a model
+            that skips the others, recomputed: 2^n_layers forward passes for each text.
+            "leave_one_out": what skipping each layer alone takes from the final value, recomputed.
         baseline: Where the path begins: "mean" of the embedding states over the text (the paper's;
             it sees later tokens), "mean_causal" over the positions up to the one that is read,
             "zero", "embed" (no credit for the embedding) or a vector of width d_model. Only the
@@ -89,8 +102,13 @@ def ig_lens(
         n_steps: Steps per segment of "riemann" (default 64, as in the reference code), or nodes of
             "gradient" before bisection (default 32).
         tolerance: Accepted error of "gradient" per segment; default 1e-5, or 1e-10 in float64.
+        n_permutations: Orders that the Shapley paths sample, in pairs of opposite order, with
+            standard errors in `statistics`; 0 values all coalitions, None does so for at most 14
+            players and samples 100 orders of more.
+        seed: Seed of these orders.
         top_k: How many of the most probable tokens to keep per state for figures; 0 also skips the
-            ranks and saves about a tenth of the time.
+            ranks and saves about a tenth of the time. Only paths whose levels are those of the
+            model's own states have any.
         prepend_bos: Whether a text prompt starts with the beginning-of-sequence token; None follows
             the model's default.
         reference_compat: Reproduce the numbers of the paper's public code: the final norm applied
@@ -119,11 +137,14 @@ def ig_lens(
         adapter,
         layers=layers,
         sublayers=sublayers,
+        path=path,
         baseline=baseline,
         value=value,
         estimator=estimator,
         n_steps=n_steps,
         tolerance=tolerance,
+        n_permutations=n_permutations,
+        seed=seed,
         top_k=top_k,
         reference_compat=reference_compat,
     )
@@ -145,25 +166,52 @@ def plan_ig_lens(
     *,
     layers: Layers | None = None,
     sublayers: bool = False,
+    path: str = "hidden_states",
     baseline: BaselineLike = "mean",
     value: ValueLike = "prob",
     estimator: str = "delta",
     n_steps: Count | None = None,
     tolerance: float | None = None,
+    n_permutations: Count | None = None,
+    seed: Count = 0,
     top_k: Count = 5,
     reference_compat: bool = False,
-) -> IGLens:
+) -> IGLens | OrderLens:
     """Check the options of `ig_lens` and return the lens, ready to measure."""
-    value = bind_value(adapter, value)
+    value, top_k = bind_value(adapter, value), resolve_top_k(top_k)
+    start = resolve_baseline(baseline, d_model=adapter.readout.d_model)
+    path = resolve_path(
+        path,
+        layers=layers,
+        sublayers=sublayers,
+        estimator=estimator,
+        n_permutations=n_permutations,
+        reference_compat=reference_compat,
+    )
+    if path not in HIDDEN_STATE_PATHS:
+        return plan_credit_order(
+            adapter,
+            path,
+            layers=layers,
+            baseline=start,
+            value=value,
+            estimator=estimator,
+            n_steps=n_steps,
+            tolerance=tolerance,
+            top_k=top_k,
+            n_permutations=n_permutations,
+            seed=seed,
+        )
+    sublayers = path == "sublayers"
     return IGLens(
         adapter=adapter,
         value=value,
-        baseline=resolve_baseline(baseline, d_model=adapter.readout.d_model),
+        baseline=start,
         estimator=resolve_estimator(estimator, n_steps=n_steps, tolerance=tolerance),
-        top_k=resolve_top_k(top_k),
+        top_k=top_k,
         chain=build_chain(adapter, layers=layers, sublayers=sublayers, embed=not reference_compat),
         layers=None if layers is None else tuple(int(layer) for layer in layers),
-        sublayers=sublayers,
+        path=path,
         reference_compat=reference_compat,
     )
 
@@ -181,7 +229,7 @@ class IGLens(Lens):
     top_k: int
     chain: Chain
     layers: tuple[int, ...] | None
-    sublayers: bool
+    path: str
     reference_compat: bool
 
     @property
@@ -193,13 +241,11 @@ class IGLens(Lens):
     def needs(self) -> Needs:
         """Ask for the chain's states, and for what the baseline is made of."""
         lowest = self.chain.sites[0]
-        return Needs(self.chain.sites, {_BASELINE: (lowest, self._baseline_of_text)})
+        return Needs(self.chain.sites, start_needs(lowest, self._baseline_of_text))
 
     def points(self, trace: Trace) -> list[Point]:
         """Return the path: the baseline, then the chain."""
-        baselines = trace.reduced[_BASELINE]
-        points = [Point(_BASELINE, torch.cat(baselines), _baseline_rows(trace), ranked=False)]
-        points += [state_point(trace, site) for site in self.chain.sites]
+        points = [start_point(trace), *(state_point(trace, site) for site in self.chain.sites)]
         if self.reference_compat:
             normed = self.readout.normalize(points[-1].states)
             points[-1] = replace(points[-1], key=f"{points[-1].key}, normed", states=normed)
@@ -225,8 +271,8 @@ class IGLens(Lens):
             readings=visited[1:],
             top_k=self.top_k,
             options={
+                "path": self.path,
                 "layers": self.layers,
-                "sublayers": self.sublayers,
                 "baseline": self.baseline.name,
                 "value": self.value.name,
                 "estimator": self.estimator.name,
@@ -241,14 +287,3 @@ class IGLens(Lens):
         if self.reference_compat and len(self.chain.sites) == 1:
             states = self.readout.normalize(states)  # the lowest state is the last one too
         return self.baseline.of_text(states, positions)
-
-
-def _baseline_rows(trace: Trace) -> Tensor:
-    """Return the row of each target's baseline: the text's only one, or the position's own."""
-    n_positions = Counter(trace.row_texts)
-    rows, first = [], 0
-    for text, baselines in enumerate(trace.reduced[_BASELINE]):
-        shared = len(baselines) == 1
-        rows += [first + (0 if shared else place) for place in range(n_positions[text])]
-        first += len(baselines)
-    return torch.tensor(rows)[trace.target_rows]

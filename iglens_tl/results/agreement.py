@@ -34,7 +34,7 @@ def agreement_by_target(results: Sequence[LensData]) -> pd.DataFrame:
         part = index.copy()
         part.insert(0, "lens", first.lens)
         part.insert(1, "other", second.lens)
-        part["rank_correlation"] = _rank_correlations(left, right)
+        part["rank_correlation"] = rank_correlations(left, right)
         part["sign_agreement"] = _sign_agreements(left, right)
         parts.append(part)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -90,6 +90,18 @@ def monotonicity(results: Sequence[LensData]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def rank_correlations(
+    left: Float[np.ndarray, "target segment"], right: Float[np.ndarray, "target segment"]
+) -> Float[np.ndarray, " target"]:
+    """Return Spearman's rank correlation over the segments, NaN where all are equal or only one."""
+    if left.shape[1] < 2:
+        return np.full(len(left), np.nan)
+    ranks = [pd.DataFrame(changes).rank(axis=1).to_numpy() for changes in (left, right)]
+    x, y = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
+    norm = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    return np.divide((x * y).sum(axis=1), norm, out=np.full(len(x), np.nan), where=norm > 0)
+
+
 def _common_changes(first: LensData, second: LensData) -> tuple[np.ndarray, np.ndarray]:
     common = [segment for segment in first.segments if segment in second.segments]
     if not (first.additive and second.additive):
@@ -100,17 +112,6 @@ def _common_changes(first: LensData, second: LensData) -> tuple[np.ndarray, np.n
         for data in (first, second)
     )
     return left, right
-
-
-def _rank_correlations(
-    left: Float[np.ndarray, "target segment"], right: Float[np.ndarray, "target segment"]
-) -> Float[np.ndarray, " target"]:
-    if left.shape[1] < 2:
-        return np.full(len(left), np.nan)
-    ranks = [pd.DataFrame(changes).rank(axis=1).to_numpy() for changes in (left, right)]
-    x, y = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
-    norm = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
-    return np.divide((x * y).sum(axis=1), norm, out=np.full(len(x), np.nan), where=norm > 0)
 
 
 def _sign_agreements(
