@@ -2,10 +2,12 @@
 
 from iglens_tl.lenses.baselines import BASELINES as BASELINES
 from iglens_tl.lenses.compare import compare as compare
+from iglens_tl.lenses.components import components as components
 from iglens_tl.lenses.credit_orders import PATHS as PATHS
 from iglens_tl.lenses.direct_logit_attribution import (
     direct_logit_attribution as direct_logit_attribution,
 )
+from iglens_tl.lenses.directions import Directions as Directions
 from iglens_tl.lenses.estimators import ESTIMATORS as ESTIMATORS
 from iglens_tl.lenses.estimators import CompletenessWarning as CompletenessWarning
 from iglens_tl.lenses.ig_lens import ig_lens as ig_lens

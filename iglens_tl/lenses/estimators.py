@@ -25,11 +25,14 @@ ESTIMATORS = {
     "delta": "change of the value over the segment; exact",
     "gradient": "integral of the slope along the segment, controlled to a tolerance",
     "riemann": "the same integral by the paper's midpoint rule with n_steps steps",
+    "ps_ig": "the integral weighted by the place on the path (baselines drawn evenly from it)",
+    "idgi": "the change over each of n_steps steps, split by the squares of the parts' slopes",
 }
-"""The estimators of a segment's credit. All converge to `delta`."""
+"""The estimators of credits. Those of whole segments converge to `delta`, but for `ps_ig`."""
 
-_DEFAULT_STEPS = {"gradient": 32, "riemann": 64}
-_DEFAULT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+_DEFAULT_STEPS = {"gradient": 32, "riemann": 64, "ps_ig": 32, "idgi": 16}
+_WITH_TOLERANCE = ("gradient", "ps_ig")
+DEFAULT_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 class CompletenessWarning(UserWarning):
@@ -42,8 +45,9 @@ class Estimator:
 
     Attributes:
         name: One of `ESTIMATORS`.
-        n_steps: Steps of `riemann`, nodes per piece of `gradient`; None for `delta`.
-        tolerance: Largest accepted error of `gradient` per piece; None for the others.
+        n_steps: Steps of `riemann` and `idgi`, nodes per piece of `gradient` and `ps_ig`; None for
+            `delta`.
+        tolerance: Largest accepted error of `gradient` and `ps_ig` per piece; None for its default.
     """
 
     name: str
@@ -68,8 +72,9 @@ def resolve_estimator(name: str, *, n_steps: Any, tolerance: float | None) -> Es
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, got {n_steps}")
     if tolerance is not None:
-        if name != "gradient":
-            raise ValueError(f"the {name} estimator has no tolerance; only gradient has")
+        if name not in _WITH_TOLERANCE:
+            having = " and ".join(_WITH_TOLERANCE)
+            raise ValueError(f"the {name} estimator has no tolerance; {having} have")
         if not tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {tolerance}")
     return Estimator(name, n_steps or _DEFAULT_STEPS.get(name), tolerance)
@@ -101,7 +106,7 @@ def credit_segments(
         return change
     n_steps = estimator.n_steps or _DEFAULT_STEPS[estimator.name]
     scale = max(1.0, change.abs().max().item())
-    tolerance = scale * (estimator.tolerance or _DEFAULT_TOLERANCE[readout.dtype])
+    tolerance = scale * (estimator.tolerance or DEFAULT_TOLERANCE[readout.dtype])
     credits = torch.empty_like(change)
     # A few targets at a time, so that the states are never copied as a whole.
     for targets in torch.arange(len(token_ids)).split(max(1, ROWS_PER_PASS // len(points))):
@@ -114,7 +119,7 @@ def credit_segments(
     # The paper reports errors of a thousandth at the default step count of its midpoint rule.
     accepted = 1e-2 * scale if estimator.name == "riemann" else 10 * tolerance
     from_zero = not bool(points[0].states.any())
-    _warn_if_incomplete(estimator, (credits - change).sum(1), accepted, from_zero)
+    warn_if_incomplete(estimator, (credits - change).sum(1), accepted, from_zero=from_zero)
     return credits
 
 
@@ -136,16 +141,26 @@ def chords_of(points: Sequence[Point], token_ids: Tensor, targets: Tensor) -> Ch
     )
 
 
-def _warn_if_incomplete(
-    estimator: Estimator, error: Tensor, accepted: float, from_zero: bool
+def warn_if_incomplete(
+    estimator: Estimator,
+    error: Tensor,
+    accepted: float,
+    *,
+    from_zero: bool,
+    advice: str = "use estimator='delta', which is exact",
 ) -> None:
+    """Warn of credits that miss their total by more than is accepted.
+
+    Warns:
+        CompletenessWarning: If one does.
+    """
     worst = error.abs().max().item()
     if worst <= accepted:
         return
     message = (
         f"the credits of {int((error.abs() > accepted).sum())} of {len(error)} targets miss their "
         f"total by up to {worst:.2g} (column 'error') with the {estimator.name} estimator and "
-        f"{estimator.n_steps} steps; use estimator='delta', which is exact"
+        f"{estimator.n_steps} steps; {advice}"
     )
     if from_zero:
         message += (

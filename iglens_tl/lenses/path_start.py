@@ -26,16 +26,16 @@ def start_point(trace: Trace) -> Point:
     return Point(START, states, _baseline_of_row(trace)[trace.target_rows], ranked=False)
 
 
-def start_states(trace: Trace) -> Float[Tensor, "row d_model"]:
-    """Return the baseline of every row of the trace."""
-    return torch.cat(trace.reduced[START])[_baseline_of_row(trace)]
+def start_states(trace: Trace, name: str = START) -> Float[Tensor, "row d_model"]:
+    """Return the baseline of every row of the trace, or what was kept in its way under a name."""
+    return torch.cat(trace.reduced[name])[_baseline_of_row(trace, name)]
 
 
-def _baseline_of_row(trace: Trace) -> Int[Tensor, " row"]:
+def _baseline_of_row(trace: Trace, name: str = START) -> Int[Tensor, " row"]:
     """Return which baseline each row begins at: the text's only one, or the position's own."""
     n_positions = Counter(trace.row_texts)
     chosen, first = [], 0
-    for text, baselines in enumerate(trace.reduced[START]):
+    for text, baselines in enumerate(trace.reduced[name]):
         shared = len(baselines) == 1
         chosen += [first + (0 if shared else place) for place in range(n_positions[text])]
         first += len(baselines)

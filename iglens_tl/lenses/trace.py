@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
@@ -18,7 +18,8 @@ from iglens_tl.prompts.requests import Request
 _TOKENS_PER_PASS = 4096
 
 Reduction: TypeAlias = Callable[[Tensor, list[int]], Tensor]
-"""Maps the states of a whole text `[pos, d_model]` and its read positions to rows to keep."""
+"""Maps the activation of a whole text, such as `[pos, d_model]`, and its read positions to what to
+keep, a new tensor."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Trace:
     target_rows: Int[Tensor, " target"]
     row_texts: tuple[int, ...]
     states: Mapping[str, Tensor]
-    reduced: Mapping[str, list[Float[Tensor, "_ d_model"]]]
+    reduced: Mapping[str, list[Tensor]]
     n_forward_passes: int
     choice: Mapping[str, Any]
 
@@ -135,6 +136,8 @@ def _run_batch(
                 if of_site == site:
                     whole = activation.to(device, dtype)
                     kept[name] = [reduction(whole[r], read[i]) for r, i in enumerate(batch)]
+            if site not in sites:
+                return activation.new_empty(0)
             # Indexing makes a new tensor, so the whole activation is not kept alive.
             return activation[rows, columns].to(device, dtype)
 

@@ -38,6 +38,7 @@ class ChordIntegrals:
     Attributes:
         start: `[chord]`, the value at α = 0, float64.
         end: `[chord]`, the value at α = 1, float64.
+        means: `[chord]`, the integral of the value over α, float64.
         slopes: `[chord]`, the integral of the slope, float64; ideally `end − start`.
         gradients: `[chord, d_model]`, the integral of the gradient over α, in the readout's
             precision; its product with `b − a` is the integral of the slope. None if not asked for.
@@ -45,6 +46,7 @@ class ChordIntegrals:
 
     start: Float[Tensor, " chord"]
     end: Float[Tensor, " chord"]
+    means: Float[Tensor, " chord"]
     slopes: Float[Tensor, " chord"]
     gradients: Float[Tensor, "chord d_model"] | None = None
 
@@ -137,7 +139,7 @@ def integrate_adaptive(
             change = integration.change_over(pieces)
             left.index_add_(0, pieces.chord, -torch.ones_like(pieces.low))
             # Errors of pieces add up, and a chord may end in some of them.
-            accepted = torch.where(left[pieces.chord] > 0, tolerance / 4, torch.inf)
+            accepted = torch.where(left[pieces.chord] > 0, tolerance / 8, torch.inf)
             missed = integration.add(pieces, *_gauss_legendre(n_nodes), change, accepted)
             pieces = pieces.select(missed)
 
@@ -182,6 +184,7 @@ class _Integration:
         self.rows, self.value, self.emphasis = rows, value, emphasis
         n_chords = len(rows.chords)
         self.slopes = torch.zeros(n_chords, dtype=torch.float64)
+        self.means = torch.zeros(n_chords, dtype=torch.float64)
         self.total = rows.rows.new_zeros(n_chords, rows.readout.d_vocab) if gradients else None
         device = rows.rows.device
         self.units = torch.zeros(n_chords, dtype=torch.float64, device=device)
@@ -217,6 +220,7 @@ class _Integration:
                 # Written so that NaN counts as missed while pieces are left, never for ever.
                 missed[block] = ~(error.abs() <= limits[block]) & limits[block].isfinite()
                 measure = measure * (~missed[block, None]).to(measure)
+            self.means.index_add_(0, part.chord, (measure * found.values).sum(1).cpu())
             if self.emphasis is not None:
                 measure = measure * self.emphasis.at(part.nodes(unit)).to(measure)
             self.slopes.index_add_(0, part.chord, (measure * found.slopes).sum(1).cpu())
@@ -237,7 +241,7 @@ class _Integration:
 
     def result(self) -> ChordIntegrals:
         """Return the integrals."""
-        return ChordIntegrals(self.start, self.end, self.slopes, self._gradients())
+        return ChordIntegrals(self.start, self.end, self.means, self.slopes, self._gradients())
 
     def _gradients(self) -> Tensor | None:
         if self.total is None:
@@ -319,6 +323,7 @@ def _integrate(
     return ChordIntegrals(
         start=torch.cat([part.start for part in parts]),
         end=torch.cat([part.end for part in parts]),
+        means=torch.cat([part.means for part in parts]),
         slopes=torch.cat([part.slopes for part in parts]),
         gradients=torch.cat([part.gradients for part in parts]) if gradients else None,
     )
