@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from iglens_tl.figures import Figure, heatmap, notebook_table, waterfall
+from iglens_tl.figures import (
+    Figure,
+    head_heatmap,
+    heatmap,
+    notebook_table,
+    sankey,
+    source_heatmap,
+    waterfall,
+)
 from iglens_tl.results import storage
+from iglens_tl.results.contributors import contributors_frame, sum_by_head, sum_by_layer
 from iglens_tl.results.data import LensData, TopTokens
 from iglens_tl.results.frames import onset_series, tidy_frame, wide_frame
 
@@ -78,13 +87,57 @@ class LensResult(LensData):
             statistics={name: numbers[rows] for name, numbers in self.statistics.items()},
         )
 
+    def contributors(self, *, top: int = 20, target: int | str | None = None) -> pd.DataFrame:
+        """Return each target's components of largest |credit|, and the others in one row.
+
+        Args:
+            top: How many components each target has.
+            target: Which target, by row number or token; by default all of them.
+
+        Returns:
+            One row per target and component; see `iglens_tl.results.contributors` for the columns.
+            `credit` and `share` of a target add up to those of all its components.
+
+        Raises:
+            ValueError: For a lens that is not additive, `top` below 1, or an unknown target.
+        """
+        return contributors_frame(self, top=top, target=target)
+
+    def by_layer(self) -> LensResult:
+        """Return the result with the credits of each layer's components summed.
+
+        Raises:
+            ValueError: For a lens that is not additive.
+        """
+        return sum_by_layer(self)
+
+    def by_head(self) -> LensResult:
+        """Return the result with the credits of each head's sources summed.
+
+        Raises:
+            ValueError: For a result without the sources of heads.
+        """
+        return sum_by_head(self)
+
     def heatmap(self, *, prompt: int = 0, show: str = "value", title: str | None = None) -> Figure:
         """Draw the token × segment map; see `iglens_tl.figures.heatmap`."""
         return heatmap(self, prompt=prompt, show=show, title=title)
 
-    def waterfall(self, target: int | str) -> Figure:
+    def waterfall(self, target: int | str, *, top: int | None = None) -> Figure:
         """Draw how one target's value is built up; see `iglens_tl.figures.waterfall`."""
-        return waterfall(self, target)
+        return waterfall(self, target, top=top)
+
+    def head_heatmap(self, target: int | str) -> Figure:
+        """Draw one target's credits by head and layer; see `iglens_tl.figures.head_heatmap`."""
+        return head_heatmap(self, target)
+
+    def source_heatmap(self, target: int | str, *, by: str = "layer", top: int = 24) -> Figure:
+        """Draw which tokens a credit was read from; see `iglens_tl.figures.source_heatmap`."""
+        return source_heatmap(self, target, by=by, top=top)
+
+    def sankey(self, target: int | str, *, top: int = 20) -> Figure:
+        """Draw one target's credits as flows; see `iglens_tl.figures.sankey`."""
+        return sankey(self, target, top=top)
 
     def save(self, path: str | Path) -> Path:
         """Write the result without loss to a `.json` or `.parquet` file.

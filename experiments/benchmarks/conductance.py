@@ -128,7 +128,12 @@ def blocks_only(
     """Run the blocks, and read out only where a target is."""
     last_site = adapter.post_site(adapter.n_layers - 1)
     kept = run_from_states(adapter, ids, states, start=adapter.embed_site, keep=[last_site])
-    return partial(value_at, adapter.readout, PROB, kept[last_site])
+    last = kept[last_site]
+
+    def value(position: int, token: int) -> Tensor:
+        return value_at(adapter.readout, PROB, last[:, position], token, last[0, position])
+
+    return value
 
 
 if __name__ == "__main__":

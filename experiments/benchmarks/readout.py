@@ -19,13 +19,13 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.benchmarks.timing import fastest_in_turns, timed
-from iglens_tl.lenses.assembly import levels_of
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
 from iglens_tl.readout import (
     FinalNorm,
     OutputTransform,
     Point,
     Readout,
+    read_levels,
     read_points,
     resolve_value,
 )
@@ -55,7 +55,7 @@ class Paths:
 def credits_of(readout: Readout, paths: Paths, method: Estimator, top_k: int = 0) -> Tensor:
     """Read the points out and credit the segments, as `ig_lens` does."""
     readings = read_points(readout, paths.points, paths.token_ids, top_k=top_k)
-    levels = levels_of(PROB, [readings[point.key] for point in paths.points])
+    levels = read_levels(readout, PROB, [readings[p.key] for p in paths.points], paths.token_ids)
     return credit_segments(readout, paths.points, paths.token_ids, levels, PROB, method)
 
 

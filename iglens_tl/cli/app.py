@@ -11,6 +11,7 @@ import typer
 
 from iglens_tl import __version__
 from iglens_tl.cli.compare import compare
+from iglens_tl.cli.components import components
 from iglens_tl.cli.run import run
 from iglens_tl.cli.tuned_lens import app as tuned_lens
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(run)
+app.command()(components)
 app.command()(compare)
 app.add_typer(tuned_lens)
 

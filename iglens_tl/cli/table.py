@@ -11,6 +11,7 @@ from rich.text import Text
 from iglens_tl.figures.text import show_blanks
 from iglens_tl.lens_comparison import LensComparison
 from iglens_tl.lens_result import LensResult
+from iglens_tl.results.contributors import OTHERS, count_others
 from iglens_tl.results.frames import summary_columns
 
 _CELL_WIDTH = 9
@@ -46,9 +47,53 @@ def print_comparison(comparison: LensComparison, console: Console | None = None)
         console.print(_plain_table(agreement))
 
 
+def print_contributors(result: LensResult, top: int, console: Console | None = None) -> None:
+    """Print for every target its components of largest |credit|, all others and their sum."""
+    console = _wide(console or Console())
+    for row, target in enumerate(result.targets):
+        if row:
+            console.print()
+        way = f"{result.baseline[row]:.4f} → {result.final[row]:.4f} {result.unit}"
+        heading = Text(show_blanks(target.token), style="bold")
+        console.print(
+            heading.append(f" read at position {target.position}: {way}", style="not bold")
+        )
+        console.print(_contributors_table(result, row, top))
+        delta = f"{result.final[row] - result.baseline[row]:+.4f}"
+        error = f"{result.completeness_error[row]:+.0e}"
+        console.print(Text(f"final − baseline {delta}, error {error}", style="dim"))
+
+
 def _wide(console: Console) -> Console:
     """Return a console that breaks no line, unless it is a terminal."""
     return console if console.is_terminal else Console(file=console.file, width=100_000)
+
+
+def _contributors_table(result: LensResult, row: int, top: int) -> Table:
+    frame = result.contributors(top=top, target=row)
+    limit = max(float(np.abs(result.values[row]).max()), 1e-12)
+    has_sources = bool(frame["source"].notna().any())
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("component", no_wrap=True)
+    if has_sources:
+        table.add_column("read", no_wrap=True, max_width=_NAME_WIDTH)
+    table.add_column("credit", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+
+    def add(rank: str, name: str, read: object, credit: Text, share: float) -> None:
+        reads = [Text(show_blanks(read) if isinstance(read, str) else "")] * has_sources
+        table.add_row(rank, Text(name), *reads, credit, f"{share:.1%}")
+
+    for line in frame.to_dict(orient="records"):
+        if line["segment"] == OTHERS:
+            credit = Text(f"{line['credit']:+.4f}")
+            add("", count_others(line["count"]), None, credit, line["share"])
+        else:
+            credit = _cell("credit", line["credit"], limit, True)
+            add(str(line["rank"]), line["segment"], line["source_token"], credit, line["share"])
+    add("", "sum", None, Text(f"{result.sums[row]:+.4f}"), frame["share"].sum())
+    return table
 
 
 def _plain_table(frame: pd.DataFrame) -> Table:

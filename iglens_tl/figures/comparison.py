@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -11,9 +10,10 @@ from plotly.subplots import make_subplots
 from iglens_tl.figures.heatmap import column_labels, context_of, top_labels
 from iglens_tl.figures.hover import hover_text
 from iglens_tl.figures.scales import level_scale, signed_scale
-from iglens_tl.figures.text import show_token
-from iglens_tl.figures.waterfall import find_target
+from iglens_tl.figures.text import show_label, show_token
 from iglens_tl.results.data import LensData
+from iglens_tl.results.segments import parse_segment
+from iglens_tl.results.targets import find_target
 
 _MAX_TARGETS_SIDE_BY_SIDE = 14
 _LINES = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#4d4d4d", "#01665e")
@@ -78,7 +78,7 @@ def comparison_figure(
         figure.update_yaxes(
             tickmode="array",
             tickvals=list(range(len(segments))),
-            ticktext=segments,
+            ticktext=[show_label(segment) for segment in segments],
             matches="y" if index else None,
             row=row,
             col=column,
@@ -112,11 +112,11 @@ def comparison_figure(
 def merge_segments(results: Sequence[LensData]) -> list[str]:
     """Return the segments of all results in one order: embedding, layer by layer, biases."""
 
-    def depth(segment: str) -> float:
-        layer = re.match(r"L(\d+)", segment)
-        if layer:
-            return float(layer[1])
-        return -1.0 if segment == "embed" else float("inf")
+    def depth(label: str) -> float:
+        segment = parse_segment(label)
+        if segment.layer is not None:
+            return float(segment.layer)
+        return -1.0 if segment.layer_label == "embed" else float("inf")
 
     names = dict.fromkeys(segment for data in results for segment in data.segments)
     return sorted(names, key=depth)
@@ -183,7 +183,7 @@ def _map(data: LensData, shown: list[int], segments: list[str], axis: str) -> go
 
 def _line(data: LensData, target: int, number: int) -> go.Scatter:
     return go.Scatter(
-        x=list(data.segments),
+        x=[show_label(label) for label in data.segments],
         y=data.levels[target].tolist(),
         name=data.lens,
         mode="lines+markers",

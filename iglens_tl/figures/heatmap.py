@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from iglens_tl.figures.hover import hover_text
 from iglens_tl.figures.scales import level_scale, signed_scale
-from iglens_tl.figures.text import show_token
+from iglens_tl.figures.text import shorten, show_label, show_token
 from iglens_tl.results.data import LensData
 
 _MAX_LABEL = 14
@@ -89,7 +89,7 @@ def heatmap(
         title_text="segment",
         tickmode="array",
         tickvals=list(range(len(data.segments))),
-        ticktext=list(data.segments),
+        ticktext=[show_label(label) for label in data.segments],
         showgrid=False,
         zeroline=False,
     )
@@ -109,7 +109,7 @@ def _unit(data: LensData, show: str) -> str:
 
 def column_labels(data: LensData, targets: list[int]) -> list[str]:
     """Return the targets as labels of an axis."""
-    return [_shorten(data.targets[target].token, _MAX_LABEL) for target in targets]
+    return [shorten(data.targets[target].token, _MAX_LABEL) for target in targets]
 
 
 def _what(data: LensData, show: str) -> str:
@@ -132,7 +132,7 @@ def top_labels(data: LensData, targets: list[int]) -> list[list[str]]:
     if data.top is None or len(targets) > _MAX_NAMED_COLUMNS:
         return [[""] * len(targets) for _ in data.segments]
     return [
-        [_shorten(data.top.tokens[int(data.top.ids[t, s, 0])], _MAX_CELL) for t in targets]
+        [shorten(data.top.tokens[int(data.top.ids[t, s, 0])], _MAX_CELL) for t in targets]
         for s in range(len(data.segments))
     ]
 
@@ -142,7 +142,3 @@ def context_of(data: LensData, target: int) -> str:
     named = data.targets[target]
     before = "".join(data.texts[named.prompt].tokens[: named.position + 1])
     return show_token(before if len(before) <= _MAX_CONTEXT else "…" + before[-_MAX_CONTEXT:])
-
-
-def _shorten(token: str, length: int) -> str:
-    return show_token(token if len(token) <= length else token[: length - 1] + "…")

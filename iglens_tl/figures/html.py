@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -10,13 +11,27 @@ import plotly.io
 from iglens_tl.files import write_atomically
 
 
-def write_html(figure: go.Figure, path: str | Path) -> Path:
-    """Write a figure as one self-contained HTML page, plotly's script included.
+def write_html(figures: go.Figure | Sequence[go.Figure], path: str | Path) -> Path:
+    """Write one figure, or several below one another, as one self-contained HTML page.
+
+    The page has plotly's script, once, and needs no network.
 
     Raises:
-        ValueError: If the path cannot be written.
+        ValueError: If there is no figure or the path cannot be written.
     """
-    page = plotly.io.to_html(
-        figure, include_plotlyjs=True, include_mathjax=False, full_html=True, validate=True
-    )
+    shown = [figures] if isinstance(figures, go.Figure) else list(figures)
+    if not shown:
+        raise ValueError("there is no figure to write; give at least one")
+    parts = [
+        plotly.io.to_html(
+            figure,
+            include_plotlyjs=index == 0,
+            include_mathjax=False,
+            full_html=False,
+            validate=True,
+        )
+        for index, figure in enumerate(shown)
+    ]
+    body = "\n".join(parts)
+    page = f'<html>\n<head><meta charset="utf-8" /></head>\n<body>\n{body}\n</body>\n</html>\n'
     return write_atomically(path, lambda target: target.write_text(page, encoding="utf-8"))

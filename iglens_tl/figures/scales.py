@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-DIVERGING = [[0.0, "#b2182b"], [0.5, "#ffffff"], [1.0, "#2166ac"]]
+NEGATIVE, NEUTRAL, POSITIVE = "#b2182b", "#4d4d4d", "#2166ac"
+"""Colours of what lowers a value, of totals, and of what raises it."""
+
+DIVERGING = [[0.0, NEGATIVE], [0.5, "#ffffff"], [1.0, POSITIVE]]
 """Red below 0, white at 0, blue above."""
 
 

@@ -13,12 +13,22 @@ def show_blanks(token: str) -> str:
 
 
 def show_token(token: str) -> str:
-    """Return a token as plotly or HTML text.
+    """Return a token as plotly or HTML text, its blanks visible."""
+    return show_label(show_blanks(token))
+
+
+def shorten(token: str, length: int) -> str:
+    """Return a token as plotly or HTML text, cut off if it is longer than `length`."""
+    return show_token(token if len(token) <= length else token[: length - 1] + "…")
+
+
+def show_label(label: str) -> str:
+    """Return a label, such as "L3.H5<pos 2", as plotly or HTML text.
 
     `<`, `>` and `&` are escaped, because plotly reads a subset of HTML in every label, and `$`,
     because it takes text between two of them for a formula.
     """
-    return html.escape(show_blanks(token), quote=False).replace("$", "&#36;")
+    return html.escape(label, quote=False).replace("$", "&#36;")
 
 
 def _show_character(index: int, character: str) -> str:

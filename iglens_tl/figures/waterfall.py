@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from iglens_tl.figures.hover import hover_text
+from iglens_tl.figures.hover import hover_text, show_segment, sum_hover_text
+from iglens_tl.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
 from iglens_tl.figures.text import show_token
+from iglens_tl.results.contributors import (
+    check_additive,
+    check_top,
+    count_others,
+    largest,
+)
 from iglens_tl.results.data import LensData
+from iglens_tl.results.targets import find_target
 
 
-def waterfall(data: LensData, target: int | str) -> go.Figure:
+def waterfall(data: LensData, target: int | str, *, top: int | None = None) -> go.Figure:
     """Draw the values of one target as steps that end at its final value.
 
     What the values miss of the total stands as a bar of its own, "unexplained".
@@ -17,58 +25,66 @@ def waterfall(data: LensData, target: int | str) -> go.Figure:
     Args:
         data: A result of an additive lens.
         target: Which target: its row number in the table, or its token if that is unique.
+        top: How many segments have a bar of their own, those of largest |credit|, in model order;
+            one bar sums up the others. By default all.
+
+    Returns:
+        The figure; nothing is shown or written.
 
     Raises:
-        ValueError: For a lens that is not additive, or an unknown or ambiguous target.
+        ValueError: For a lens that is not additive, an unknown or ambiguous target or `top` below
+            1.
     """
-    if not data.additive:
-        raise ValueError(f"{data.lens} is not additive, so its values do not add up to a total")
+    check_additive(data)
+    check_top(top)
     row = find_target(data, target)
     named = data.targets[row]
-    missing = float(data.final[row] - data.baseline[row] - data.sums[row])
-    labels = ["baseline", *data.segments, "unexplained", "final"]
-    heights = [data.baseline[row], *data.values[row], missing, data.final[row]]
-    hover = [
-        f"baseline {data.baseline[row]:.6f} {data.unit}",
-        *(hover_text(data, row, segment) for segment in range(len(data.segments))),
-        f"unexplained {missing:+.3g} {data.unit}",
-        f"final {data.final[row]:.6f} {data.unit}",
+    shown, others = largest(data.values[row], top)
+    bars = [
+        _bar(show_segment(data, row, i), data.values[row, i], hover_text(data, row, i))
+        for i in sorted(shown.tolist())
     ]
+    if len(others):
+        name = count_others(len(others))
+        hover = sum_hover_text(data, row, name, others.tolist())
+        bars.append(_bar(name, data.values[row, others].sum(), hover))
+    missing = float(data.final[row] - data.baseline[row] - data.sums[row])
+    hover = f"unexplained {missing:+.3g} {data.unit}"
+    bars.append(("unexplained", missing, f"{missing:+.0e}", hover))
+    start, end = float(data.baseline[row]), float(data.final[row])
     figure = go.Figure(
         go.Waterfall(
-            x=labels,
-            y=[float(height) for height in heights],
-            measure=["absolute", *["relative"] * (len(data.segments) + 1), "total"],
-            text=[f"{height:.3f}" for height in heights],
+            x=["baseline", *(label for label, _, _, _ in bars), "final"],
+            y=[start, *(height for _, height, _, _ in bars), end],
+            measure=["absolute", *["relative"] * len(bars), "total"],
+            text=[f"{start:.3f}", *(text for _, _, text, _ in bars), f"{end:.3f}"],
             textposition="outside",
+            constraintext="none",
+            textfont={"size": 11},
             cliponaxis=False,
-            hovertext=hover,
+            hovertext=[
+                f"baseline {start:.6f} {data.unit}",
+                *(hover for _, _, _, hover in bars),
+                f"final {end:.6f} {data.unit}",
+            ],
             hoverinfo="text",
-            increasing={"marker": {"color": "#2166ac"}},
-            decreasing={"marker": {"color": "#b2182b"}},
-            totals={"marker": {"color": "#4d4d4d"}},
+            increasing={"marker": {"color": POSITIVE}},
+            decreasing={"marker": {"color": NEGATIVE}},
+            totals={"marker": {"color": NEUTRAL}},
         )
     )
     figure.update_layout(
         title={"text": f"{data.lens}: {show_token(named.token)} read at position {named.position}"},
         template="plotly_white",
-        width=max(560, 180 + 52 * len(labels)),
-        height=420,
+        width=max(560, 180 + 52 * (len(bars) + 2)),
+        # Room for the labels, which stand aslant below the bars.
+        height=400 + 4 * max(len(label) for label, _, _, _ in bars),
         hoverlabel={"font": {"family": "monospace"}, "align": "left"},
     )
     figure.update_yaxes(title_text=data.unit)
-    figure.update_xaxes(type="category")
+    figure.update_xaxes(type="category", tickangle=-45)
     return figure
 
 
-def find_target(data: LensData, target: int | str) -> int:
-    """Return the row of a target given by row number or by token."""
-    if isinstance(target, str):
-        rows = [i for i, named in enumerate(data.targets) if named.token == target]
-        if len(rows) != 1:
-            found = "no target" if not rows else f"{len(rows)} targets (rows {rows})"
-            raise ValueError(f"{found} with token {target!r}; give a row number")
-        return rows[0]
-    if not -len(data.targets) <= target < len(data.targets):
-        raise ValueError(f"there is no target {target}; rows go from 0 to {len(data.targets) - 1}")
-    return target % len(data.targets)
+def _bar(label: str, height: float, hover: str) -> tuple[str, float, str, str]:
+    return label, float(height), f"{height:+.3f}", hover

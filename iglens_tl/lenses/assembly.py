@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from iglens_tl.lenses.provenance import describe
 from iglens_tl.lenses.trace import Trace
 from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import Request, token_string
-from iglens_tl.readout import Reading, Value, stack
+from iglens_tl.readout import Reading, Value, read_levels, stack
 from iglens_tl.results import Target, Text, TopTokens
 
 
@@ -100,12 +99,12 @@ def assemble_levels(
         lens: The lens's name.
         value: What the levels are; its name joins the options.
         segments: Labels, one for each reading.
-        readings: The reading at the end of each segment, with statistics.
+        readings: The reading at the end of each segment, with statistics; the last state's last.
         top_k: How many of the readings' most probable tokens to keep; 0 leaves the ranks out too.
         options: The lens's options, for the provenance.
         notes: What a reader must know.
     """
-    levels = levels_of(value, readings)
+    levels = levels_of(trace, value, readings)
     return assemble(
         trace,
         lens=lens,
@@ -124,19 +123,15 @@ def assemble_levels(
     )
 
 
-def levels_of(value: Value, readings: Sequence[Reading]) -> Float[Tensor, "target point"]:
-    """Return the value that each reading gives each target.
+def levels_of(
+    trace: Trace, value: Value, readings: Sequence[Reading]
+) -> Float[Tensor, "target point"]:
+    """Return the value of every target at every reading, the last state's last.
 
     Raises:
         ValueError: If a level is NaN or infinite.
     """
-    levels = [value.evaluate(r.target_logits, r.log_normalizers) for r in readings]
-    stacked = torch.stack(levels, dim=1)
-    if not bool(torch.isfinite(stacked).all()):
-        raise ValueError(
-            "a state has no finite readout; the zero baseline needs a final norm with eps above 0"
-        )
-    return stacked
+    return read_levels(trace.adapter.readout, value, readings, trace.token_ids)
 
 
 def _texts(adapter: ModelAdapter, requests: Sequence[Request]) -> tuple[Text, ...]:

@@ -10,8 +10,8 @@ from iglens_tl.lenses.options import Count
 from iglens_tl.lenses.registry import LENSES, Lenses, check_names
 from iglens_tl.lenses.running import Lens, run_lenses
 from iglens_tl.models.adapter import Model, ModelAdapter, NotApplicableError, adapt
-from iglens_tl.prompts import PromptLike, Tokens
-from iglens_tl.readout import ValueLike, resolve_value
+from iglens_tl.prompts import PromptLike, Tokens, bind_value
+from iglens_tl.readout import ValueLike
 
 DEFAULT_LENSES = ("logit_lens", "direct_logit_attribution", "ig_lens")
 """The lenses that need nothing but one forward pass of any model."""
@@ -72,7 +72,7 @@ def compare(
         (1, 27)
     """
     adapter = adapt(model)
-    resolve_value(value)
+    bind_value(adapter, value)
     planned, skipped = _plan(adapter, lenses, value)
     run = run_lenses(
         adapter,

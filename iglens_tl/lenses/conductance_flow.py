@@ -37,6 +37,7 @@ def measure_flow(
     value: Value,
     request: Request,
     ends: tuple[Float[Tensor, "pos d_model"], Float[Tensor, "pos d_model"]],
+    final: Float[Tensor, "target d_model"],
     sites: Sequence[str],
     *,
     n_steps: int,
@@ -51,6 +52,7 @@ def measure_flow(
         value: What is differentiated.
         request: The text and its targets.
         ends: The embedding states at both ends of the line.
+        final: The states from which the model itself predicts the targets.
         sites: The hooks whose activations are the units.
         n_steps: Steps of the trapezoid rule.
     """
@@ -70,7 +72,7 @@ def measure_flow(
         along, last = [kept[site] for site in sites], kept[last_site]
         activations = [activation.detach() for activation in along]
         for target, position, token in targets_of(request):
-            found = value_at(adapter.readout, value, last, position, token)
+            found = value_at(adapter.readout, value, last[:, position], token, final[target])
             gradients = torch.autograd.grad(
                 found.sum(),
                 along,

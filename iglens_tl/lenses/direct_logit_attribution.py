@@ -22,10 +22,11 @@ from iglens_tl.lenses.running import Lens, run_lenses
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models import split_heads
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Token, Tokens, resolve_token
+from iglens_tl.prompts import PromptLike, Tokens, resolve_token
 from iglens_tl.readout import (
     Point,
     Reading,
+    Token,
     inverse_norms,
     norm_bias_logits,
     raw_logits,

@@ -105,19 +105,12 @@ def credit_segments(
     credits = torch.empty_like(change)
     # A few targets at a time, so that the states are never copied as a whole.
     for targets in torch.arange(len(token_ids)).split(max(1, ROWS_PER_PASS // len(points))):
-        chords = _chords(points, token_ids, targets)
+        chords = chords_of(points, token_ids, targets)
         if estimator.name == "riemann":
-            integrals = integrate_midpoint(readout, value, chords, n_steps=n_steps)
+            found = integrate_midpoint(readout, value, chords, n_steps=n_steps)
         else:
-            integrals = integrate_adaptive(
-                readout,
-                value,
-                chords,
-                change=change[targets].reshape(-1),
-                n_nodes=n_steps,
-                tolerance=tolerance,
-            )
-        credits[targets] = integrals.view(len(targets), -1)
+            found = integrate_adaptive(readout, value, chords, n_nodes=n_steps, tolerance=tolerance)
+        credits[targets] = found.slopes.view(len(targets), -1)
     # The paper reports errors of a thousandth at the default step count of its midpoint rule.
     accepted = 1e-2 * scale if estimator.name == "riemann" else 10 * tolerance
     from_zero = not bool(points[0].states.any())
@@ -125,8 +118,8 @@ def credit_segments(
     return credits
 
 
-def _chords(points: Sequence[Point], token_ids: Tensor, targets: Tensor) -> Chords:
-    """Return the segments of some targets' paths, target by target."""
+def chords_of(points: Sequence[Point], token_ids: Tensor, targets: Tensor) -> Chords:
+    """Return the segments of some targets' paths, target by target; a path ends at the model's."""
     states, visits, first = [], [], 0
     for point in points:
         rows, places = point.target_rows[targets].unique(return_inverse=True)
@@ -138,6 +131,7 @@ def _chords(points: Sequence[Point], token_ids: Tensor, targets: Tensor) -> Chor
         torch.cat(states),
         start=path[:, :-1].reshape(-1),
         end=path[:, 1:].reshape(-1),
+        final=path[:, -1:].expand(-1, len(points) - 1).reshape(-1),
         tokens=token_ids[targets].repeat_interleave(len(points) - 1),
     )
 

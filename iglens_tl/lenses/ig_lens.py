@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.assembly import assemble, levels_of
+from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
 from iglens_tl.lenses.chain import Chain, build_chain
 from iglens_tl.lenses.credit_orders import HIDDEN_STATE_PATHS, plan_credit_order, resolve_path
@@ -28,7 +28,7 @@ from iglens_tl.lenses.path_start import start_needs, start_point
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Tokens
+from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import (
     OutputTransform,
     Point,
@@ -36,7 +36,7 @@ from iglens_tl.readout import (
     Readout,
     Value,
     ValueLike,
-    resolve_value,
+    read_levels,
 )
 
 _REFERENCE_NOTE = (
@@ -178,7 +178,7 @@ def plan_ig_lens(
     reference_compat: bool = False,
 ) -> IGLens | OrderLens:
     """Check the options of `ig_lens` and return the lens, ready to measure."""
-    value, top_k = resolve_value(value), resolve_top_k(top_k)
+    value, top_k = bind_value(adapter, value), resolve_top_k(top_k)
     start = resolve_baseline(baseline, d_model=adapter.readout.d_model)
     path = resolve_path(
         path,
@@ -255,7 +255,7 @@ class IGLens(Lens):
         """Credit the segments."""
         points = self.points(trace)
         visited = [readings[point.key] for point in points]
-        levels = levels_of(self.value, visited)
+        levels = read_levels(self.readout, self.value, visited, trace.token_ids)
         return assemble(
             trace,
             lens=self.name,

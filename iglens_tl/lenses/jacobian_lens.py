@@ -19,8 +19,8 @@ from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.jacobian import fit_jacobians, resolve_jacobians
-from iglens_tl.prompts import PromptLike, Tokens
-from iglens_tl.readout import Point, Reading, Value, ValueLike, resolve_value
+from iglens_tl.prompts import PromptLike, Tokens, bind_value
+from iglens_tl.readout import Point, Reading, Value, ValueLike
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -150,7 +150,7 @@ def plan_jacobian_lens(
     top_k: Count = 5,
 ) -> JacobianLens:
     """Check the options of `jacobian_lens` and return the lens, ready to measure."""
-    value, top_k = resolve_value(value), resolve_top_k(top_k)
+    value, top_k = bind_value(adapter, value), resolve_top_k(top_k)
     return JacobianLens(
         adapter=adapter, value=value, top_k=top_k, fitted=resolve_jacobians(adapter, lens)
     )

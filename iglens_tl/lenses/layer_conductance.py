@@ -35,8 +35,15 @@ from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace, collect_trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.checks import check_model
-from iglens_tl.prompts import PromptLike, Request, Tokens, build_requests, token_string
-from iglens_tl.readout import Point, Reading, Value, ValueLike, resolve_value
+from iglens_tl.prompts import (
+    PromptLike,
+    Request,
+    Tokens,
+    bind_value,
+    build_requests,
+    token_string,
+)
+from iglens_tl.readout import Point, Reading, Value, ValueLike
 
 VIEWS = {
     "last": "the residual stream at the read position, after every layer",
@@ -206,7 +213,7 @@ def plan_layer_conductance(
         adapter=adapter,
         baseline=resolved,
         view=view,
-        value=resolve_value(value),
+        value=bind_value(adapter, value),
         n_steps=resolve_n_steps(n_steps),
     )
 
@@ -262,7 +269,8 @@ class LayerConductance(Lens):
     def flows(self, trace: Trace) -> list[Flow]:
         """Return the conductances of every text."""
         embeddings = trace.reduced[of_whole_text(self.adapter.embed_site)]
-        return [self._flow(*text) for text in zip(trace.requests, embeddings, strict=True)]
+        final = trace.target_states(self._last_site)
+        return [self._flow(*text) for text in zip(trace.requests, embeddings, final, strict=True)]
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Let the texts fade in."""
@@ -285,7 +293,7 @@ class LayerConductance(Lens):
             values=values,
             levels=start[:, None] + values,
             baseline=start,
-            final=levels_of(self.value, [readings[self._last_site]])[:, 0],
+            final=levels_of(trace, self.value, [readings[self._last_site]])[:, 0],
             options={
                 "baseline": self.baseline.name,
                 "view": self.view,
@@ -299,9 +307,16 @@ class LayerConductance(Lens):
             ),
         )
 
-    def _flow(self, request: Request, embeddings: Float[Tensor, "pos d_model"]) -> Flow:
+    def _flow(
+        self,
+        request: Request,
+        embeddings: Float[Tensor, "pos d_model"],
+        final: Float[Tensor, "target d_model"],
+    ) -> Flow:
         everywhere = list(range(len(embeddings)))
         start = self.baseline.of_text(embeddings, everywhere).expand_as(embeddings)
         sites = list(self.sites.values())
         ends = (start, embeddings)
-        return measure_flow(self.adapter, self.value, request, ends, sites, n_steps=self.n_steps)
+        return measure_flow(
+            self.adapter, self.value, request, ends, final, sites, n_steps=self.n_steps
+        )

@@ -35,8 +35,8 @@ from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.gradients import recording, run_from_states
-from iglens_tl.prompts import PromptLike, Request, Tokens
-from iglens_tl.readout import Point, Reading, Value, ValueLike, resolve_value
+from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value
+from iglens_tl.readout import Point, Reading, Value, ValueLike
 
 LAYER_BASELINES = {
     "mean": "the mean of the layer's own states over the text, later ones included",
@@ -139,7 +139,7 @@ def plan_layer_integrated_gradients(
         layers=None if layers is None else tuple(int(layer) for layer in layers),
         baseline=baseline,
         view=view,
-        value=resolve_value(value),
+        value=bind_value(adapter, value),
         n_steps=resolve_n_steps(n_steps),
     )
 
@@ -185,7 +185,7 @@ class LayerIntegratedGradients(Lens):
         of_texts = [self._text(trace, text) for text in range(len(trace.requests))]
         by_position = [torch.stack([i.by_position for i in text], dim=1) for text in of_texts]
         start = torch.cat([torch.stack([i.start for i in text], dim=1) for text in of_texts])
-        final = levels_of(self.value, [readings[self.chain.sites[-1]]])[:, 0]
+        final = levels_of(trace, self.value, [readings[self.chain.sites[-1]]])[:, 0]
         totals = torch.cat([integrals.sum(2) for integrals in by_position])
         values = totals
         if self.view == "last":
@@ -220,8 +220,9 @@ class LayerIntegratedGradients(Lens):
         states = [trace.reduced[of_whole_text(site)][text] for site in self.chain.sites]
         request = trace.requests[text]
         starts = self._starts(request, states)
+        final = trace.target_states(self.chain.sites[-1])[text]
         paths = zip(self.chain.sites, starts, states, strict=True)
-        return [self._integral(request, *path) for path in paths]
+        return [self._integral(request, final, *path) for path in paths]
 
     def _starts(self, request: Request, states: list[Tensor]) -> list[Tensor]:
         if self.baseline == "mean":
@@ -243,6 +244,7 @@ class LayerIntegratedGradients(Lens):
     def _integral(
         self,
         request: Request,
+        final: Float[Tensor, "target d_model"],
         site: str,
         start: Float[Tensor, "pos d_model"],
         end: Float[Tensor, "pos d_model"],
@@ -261,7 +263,8 @@ class LayerIntegratedGradients(Lens):
             # At the start, such as the zero vector, a norm may have no finite gradient.
             inside = weights[part] > 0
             for target, position, token in targets_of(request):
-                found = value_at(self.adapter.readout, self.value, kept[last_site], position, token)
+                read = kept[last_site][:, position]
+                found = value_at(self.adapter.readout, self.value, read, token, final[target])
                 values[target, part] = found.detach().double().cpu()
                 (gradients,) = torch.autograd.grad(
                     found.sum(),

@@ -18,8 +18,8 @@ from iglens_tl.lenses.options import Count, Layers, resolve_top_k
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Tokens
-from iglens_tl.readout import Point, Reading, Value, ValueLike, resolve_value
+from iglens_tl.prompts import PromptLike, Tokens, bind_value
+from iglens_tl.readout import Point, Reading, Value, ValueLike
 
 NORMS = {
     "own": "the final norm takes its statistics from the state itself",
@@ -95,7 +95,7 @@ def plan_logit_lens(
         raise ValueError(f"unknown norm {norm!r}; choose one of {', '.join(NORMS)}")
     return LogitLens(
         adapter=adapter,
-        value=resolve_value(value),
+        value=bind_value(adapter, value),
         norm=norm,
         top_k=resolve_top_k(top_k),
         chain=build_chain(adapter, layers=layers, sublayers=sublayers),

@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.assembly import assemble, levels_of
+from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import Baseline
 from iglens_tl.lenses.chain import Chain
 from iglens_tl.lenses.path_start import start_needs, start_point
 from iglens_tl.lenses.running import Lens, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.readout import Point, Reading, Readout, Value, read_points
+from iglens_tl.readout import Point, Reading, Readout, Value, read_levels, read_points
 
 STATE_BYTES = 32 * 2**20
 """How many bytes of states are made at a time, beyond those of the trace."""
@@ -60,10 +60,11 @@ class OrderLens(Lens):
         return [start_point(trace), state_point(trace, self.chain.sites[-1])]
 
     def levels(
-        self, points: Sequence[Point], readings: Mapping[str, Reading]
+        self, trace: Trace, readings: Mapping[str, Reading]
     ) -> Float[Tensor, "target point"]:
-        """Return the value at points that were read for this lens."""
-        return levels_of(self.value, [readings[point.key] for point in points])
+        """Return the value of every target at the lens's points, the last state's last."""
+        visited = [readings[point.key] for point in self.points(trace)]
+        return read_levels(self.readout, self.value, visited, trace.token_ids)
 
     def values_of_coalitions(
         self,
@@ -85,6 +86,7 @@ class OrderLens(Lens):
         n_rows = int(target_rows.max()) + 1
         row_bytes = self.readout.d_model * self.readout.dtype.itemsize
         size = max(1, STATE_BYTES // (n_rows * row_bytes))
+        final = state_point(trace, self.chain.sites[-1])
         values = torch.empty(len(targets), len(coalitions), dtype=torch.float64)
         for first in range(0, len(coalitions), size):
             part = slice(first, first + size)
@@ -93,7 +95,11 @@ class OrderLens(Lens):
             rows = torch.arange(len(states))[:, None] * states.shape[1] + target_rows
             point = Point("coalitions", states.flatten(0, 1), rows.flatten(), ranked=False)
             token_ids = trace.token_ids[targets].repeat(len(states))
-            levels = self.levels([point], read_points(self.readout, [point], token_ids))
+            readings = read_points(self.readout, [point], token_ids)
+            of_model = replace(final, target_rows=final.target_rows[targets].repeat(len(states)))
+            levels = read_levels(
+                self.readout, self.value, [readings[point.key]], token_ids, final=of_model
+            )
             values[:, part] = levels.view(len(states), -1).T
         return values
 

@@ -13,7 +13,7 @@ from iglens_tl.lenses.estimators import CompletenessWarning
 from iglens_tl.lenses.options import Count
 from iglens_tl.lenses.trace import Reduction
 from iglens_tl.prompts import Request
-from iglens_tl.readout import Readout, Value
+from iglens_tl.readout import Readout, Targets, Value
 
 TOKENS_PER_PASS = 1024
 """How many tokens run together with their graph; more nodes of a path run one part at a time."""
@@ -69,15 +69,25 @@ def parts_of_path(
 def value_at(
     readout: Readout,
     value: Value,
-    states: Float[Tensor, "row pos d_model"],
-    position: int,
+    states: Float[Tensor, "row d_model"],
     token_id: int,
+    final: Float[Tensor, " d_model"],
 ) -> Float[Tensor, " row"]:
-    """Return a target's value for last residual states, differentiable in them."""
-    logits = readout.logits(states[:, position])
+    """Return a target's value for last residual states, differentiable in them.
+
+    Args:
+        readout: The model's readout.
+        value: The value.
+        states: Last residual states at the read position.
+        token_id: The target.
+        final: The state there from which the model itself predicts.
+    """
+    logits = readout.logits(states)
     if logits.requires_grad:
         logits.register_hook(_without_denormals)
-    return value.evaluate(logits[:, token_id], logits.logsumexp(-1))
+    tokens = torch.full((len(logits),), token_id, device=logits.device)
+    of_model = readout.logits(final).expand_as(logits) if value.needs_final else None
+    return value.evaluate(logits, Targets(tokens, of_model))
 
 
 def targets_of(request: Request) -> Iterator[tuple[int, int, int]]:

@@ -16,7 +16,8 @@ from iglens_tl.lenses.trace import Needs, Trace, collect_trace
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 from iglens_tl.models.checks import check_model
 from iglens_tl.prompts import PromptLike, build_requests
-from iglens_tl.readout import Point, Reading, Readout, read_points
+from iglens_tl.readout import VALUES, Point, Reading, Readout, Value, read_points
+from iglens_tl.results.sequences import sum_over_targets
 
 
 class Lens(ABC):
@@ -26,11 +27,13 @@ class Lens(ABC):
         name: The lens's name.
         top_k: How many of the most probable tokens it wants at its points.
         statistics: Whether it wants entropies, and divergences from the last state.
+        value: What it measures; a logit for lenses that have no choice.
     """
 
     name: str
     top_k: int = 0
     statistics: bool = False
+    value: Value = VALUES["logit"]
 
     @abstractmethod
     def needs(self) -> Needs:
@@ -106,12 +109,15 @@ def run_lenses(
     for lens, points in zip(lenses, wanted, strict=True):
         start = time.perf_counter()
         try:
-            results.append(lens.measure(trace, readings))
+            result = lens.measure(trace, readings)
         except NotApplicableError as error:
             if not skip_inapplicable:
                 raise
             skipped[lens.name] = str(error)
             continue
+        if lens.value.sums_over_targets:
+            result = sum_over_targets(result)
+        results.append(result)
         seconds = time.perf_counter() - start
         forward, backward = lens.passes(trace)
         shared = trace.n_forward_passes if lens.needs().any else 0

@@ -67,6 +67,11 @@ class Trace:
     n_forward_passes: int
     choice: Mapping[str, Any]
 
+    def target_states(self, site: str) -> list[Tensor]:
+        """Return for each text the states of its targets at a site, `[target, …]`."""
+        sizes = [len(request.target_ids) for request in self.requests]
+        return list(self.states[site][self.target_rows].split(sizes))
+
 
 def collect_trace(
     adapter: ModelAdapter,

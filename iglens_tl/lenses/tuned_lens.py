@@ -19,8 +19,8 @@ from iglens_tl.lenses.options import Count, resolve_top_k
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Tokens
-from iglens_tl.readout import Point, Reading, Value, ValueLike, resolve_value
+from iglens_tl.prompts import PromptLike, Tokens, bind_value
+from iglens_tl.readout import Point, Reading, Value, ValueLike
 from iglens_tl.tuning import Translators, check_translators, resolve_translators
 from iglens_tl.tuning.lookup import LensLike
 from iglens_tl.tuning.validation import warn_where_worse
@@ -86,7 +86,7 @@ def plan_tuned_lens(
     top_k: Count = 5,
 ) -> TunedLens:
     """Check the options of `tuned_lens` and return the lens, ready to measure."""
-    value, top_k = resolve_value(value), resolve_top_k(top_k)
+    value, top_k = bind_value(adapter, value), resolve_top_k(top_k)
     translators = resolve_translators(adapter, lens)
     check_translators(adapter, translators)
     warn_where_worse(adapter, translators)

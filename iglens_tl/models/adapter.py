@@ -83,10 +83,68 @@ class ModelAdapter:
         """Return the hook of what every head passes to W_O, `[batch, pos, head, d_head]`."""
         return f"blocks.{layer}.attn.hook_z"
 
+    def pattern_site(self, layer: int) -> str:
+        """Return the hook of where the heads look, `[batch, head, query, pos]`.
+
+        Raises:
+            NotApplicableError: If the layer has no such hook, or if it would not fire.
+        """
+        site = self._attention_site(layer, "hook_pattern")
+        config = getattr(getattr(self.model, "original_model", None), "config", None)
+        implementation = getattr(config, "_attn_implementation", None) or "eager"
+        # The plain attention of a bridge takes its pattern from Hugging Face's attention, and only
+        # the eager one has it; all other kinds of attention are computed by TransformerLens.
+        plain = type(self.model.blocks[layer].attn).__name__ == "AttentionBridge"
+        if plain and implementation != "eager":
+            raise NotApplicableError(
+                f"{self.name} runs with {implementation} attention, which keeps no patterns, so "
+                "its heads cannot be split over source tokens; load the Hugging Face model with "
+                "attn_implementation='eager', or split the layers over heads (by='head')"
+            )
+        return site
+
+    def value_site(self, layer: int) -> str:
+        """Return the hook of what heads can read at a position, `[batch, pos, head, d_head]`.
+
+        Heads that share their values appear once.
+
+        Raises:
+            NotApplicableError: If the layer has no such hook.
+        """
+        return self._attention_site(layer, "hook_v")
+
+    def neuron_site(self, layer: int) -> str | None:
+        """Return the hook of what the neurons pass to W_out, `[batch, pos, d_mlp]`.
+
+        None where there is no MLP.
+
+        Raises:
+            NotApplicableError: If the MLP is a mixture of experts.
+        """
+        if self.block_kind == "attention_only":
+            return None
+        # In a mixture of experts the hook of this name, if any, is that of the MLP's output.
+        if getattr(self.model.blocks[layer].mlp, "W_out", None) is None:
+            raise NotApplicableError(
+                f"{self.name}: the MLP of layer {layer} has no one output matrix (it is a mixture "
+                "of experts), so it cannot be split over neurons; split it over sublayers "
+                "(by='sublayer')"
+            )
+        return f"blocks.{layer}.mlp.hook_post"
+
     def update_sites(self, layer: int) -> list[str]:
         """Return the hooks of what a block adds to its input."""
         sites = [self.attn_site(layer), self.mlp_site(layer)]
         return [site for site in sites if site is not None]
+
+    def _attention_site(self, layer: int, hook: str) -> str:
+        site = f"blocks.{layer}.attn.{hook}"
+        if site not in self.model.hook_dict:
+            raise NotApplicableError(
+                f"{self.name} has no hook {site}, so its heads cannot be split over source tokens; "
+                "split the layers over heads (by='head')"
+            )
+        return site
 
 
 def adapt(model: Model) -> ModelAdapter:

@@ -2,8 +2,8 @@
 
 from iglens_tl.prompts.prompt import PromptLike as PromptLike
 from iglens_tl.prompts.requests import Request as Request
-from iglens_tl.prompts.requests import Token as Token
 from iglens_tl.prompts.requests import Tokens as Tokens
 from iglens_tl.prompts.requests import build_requests as build_requests
 from iglens_tl.prompts.requests import resolve_token as resolve_token
 from iglens_tl.prompts.tokenization import token_string as token_string
+from iglens_tl.prompts.values import bind_value as bind_value

@@ -12,13 +12,12 @@ from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.capture import capture
 from iglens_tl.prompts.prompt import Prompt, PromptLike, as_prompts, check_length
 from iglens_tl.prompts.tokenization import decode, encode_continuation, stop_ids, token_string
-from iglens_tl.readout import most_probable_token
+from iglens_tl.readout import Token, most_probable_token
 
 if TYPE_CHECKING:
-    Token: TypeAlias = str | int
     Tokens: TypeAlias = Token | Sequence[Token]
 else:  # anything may arrive here; it is answered with a readable error
-    Token = Tokens = Any
+    Tokens = Any
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def resolve_token(adapter: ModelAdapter, request: Request, token: Token) -> int:
         ValueError: For a text that is no single token, or an unknown id.
     """
     if not isinstance(token, str):
-        return _token_id(adapter, token, "contrast")
+        return checked_token_id(adapter, token, "contrast")
     before = request.ids[: request.positions[0] + 1]
     text = None if adapter.tokenizer is None else decode(adapter, before)
     return _single_token(adapter, Prompt(before, text), token)
@@ -101,7 +100,7 @@ def _answer(adapter: ModelAdapter, prompt: Prompt, answer: Tokens) -> Request:
             raise ValueError(f"{adapter.name} has no tokenizer, so answer needs to be token ids")
         added = encode_continuation(adapter, prompt.text, answer)
     else:
-        added = [_token_id(adapter, token, "answer") for token in _as_list(answer, "answer")]
+        added = [checked_token_id(adapter, token, "answer") for token in _as_list(answer, "answer")]
     return _continued(adapter, prompt, added)
 
 
@@ -146,7 +145,7 @@ def _candidates(adapter: ModelAdapter, prompt: Prompt, targets: Tokens) -> Reque
         if isinstance(target, str):
             ids.append(_single_token(adapter, prompt, target))
         else:
-            ids.append(_token_id(adapter, target, "target"))
+            ids.append(checked_token_id(adapter, target, "target"))
     repeated = [token for index, token in enumerate(ids) if token in ids[:index]]
     if repeated:
         raise ValueError(f"target {token_string(adapter, repeated[0])!r} is given twice")
@@ -168,7 +167,8 @@ def _single_token(adapter: ModelAdapter, prompt: Prompt, target: str) -> int:
     return ids[0]
 
 
-def _token_id(adapter: ModelAdapter, token: Any, what: str) -> int:
+def checked_token_id(adapter: ModelAdapter, token: Any, what: str) -> int:
+    """Return a token id that the user gave, after checking that the vocabulary has it."""
     if isinstance(token, bool) or not hasattr(token, "__index__"):
         raise TypeError(f"{what} must be text or integer token ids, got {type(token).__name__}")
     index = token.__index__()

@@ -1,7 +1,7 @@
 """The readout: from residual states to values, at points and along chords, without any model."""
 
 from iglens_tl.readout.chords import Chords as Chords
-from iglens_tl.readout.chords import evaluate_chords as evaluate_chords
+from iglens_tl.readout.levels import read_levels as read_levels
 from iglens_tl.readout.linear import inverse_norms as inverse_norms
 from iglens_tl.readout.linear import norm_bias_logits as norm_bias_logits
 from iglens_tl.readout.linear import raw_logits as raw_logits
@@ -10,6 +10,8 @@ from iglens_tl.readout.linear import unembed_bias_logits as unembed_bias_logits
 from iglens_tl.readout.points import Point as Point
 from iglens_tl.readout.points import Reading as Reading
 from iglens_tl.readout.points import stack as stack
+from iglens_tl.readout.quadrature import ChordIntegrals as ChordIntegrals
+from iglens_tl.readout.quadrature import Emphasis as Emphasis
 from iglens_tl.readout.quadrature import integrate_adaptive as integrate_adaptive
 from iglens_tl.readout.quadrature import integrate_midpoint as integrate_midpoint
 from iglens_tl.readout.readout import FinalNorm as FinalNorm
@@ -18,7 +20,15 @@ from iglens_tl.readout.readout import Readout as Readout
 from iglens_tl.readout.sweep import most_probable_token as most_probable_token
 from iglens_tl.readout.sweep import read_points as read_points
 from iglens_tl.readout.tiles import ROWS_PER_PASS as ROWS_PER_PASS
+from iglens_tl.readout.value import Targets as Targets
+from iglens_tl.readout.value import Token as Token
+from iglens_tl.readout.value import TokenValue as TokenValue
+from iglens_tl.readout.value import Value as Value
 from iglens_tl.readout.values import VALUES as VALUES
-from iglens_tl.readout.values import Value as Value
+from iglens_tl.readout.values import Entropy as Entropy
+from iglens_tl.readout.values import KLToFinal as KLToFinal
+from iglens_tl.readout.values import LogitDifference as LogitDifference
+from iglens_tl.readout.values import ProbabilityDifference as ProbabilityDifference
+from iglens_tl.readout.values import TokenSet as TokenSet
 from iglens_tl.readout.values import ValueLike as ValueLike
 from iglens_tl.readout.values import resolve_value as resolve_value

@@ -1,10 +1,9 @@
-"""Values and slopes along straight lines between states, without backward pass.
+"""Straight lines between states, seen from the vocabulary.
 
 On the chord h(α) = (1−α)·a + α·b the raw readout R(h) = (γ ⊙ C h)·W_U is linear, so its value at
 any α is a mixture of its values A and B at the two ends, and mean((C h)²) is a quadratic in α. With
-x_v(α) = s(α)·((1−α) A_v + α B_v) + c_v, every node costs a few operations per vocabulary entry on
-the two end rows and no matrix product; the slope of the value follows from
-dx_v/dα = (s'(1−α) − s) A_v + (s'α + s) B_v.
+x_v(α) = κ s(α)·((1−α) A_v + α B_v) + c_v, κ being the model's logit scale, every node costs a few
+operations per vocabulary entry on the two end rows and no matrix product.
 """
 
 from __future__ import annotations
@@ -16,27 +15,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.readout.readout import Readout
-from iglens_tl.readout.tiles import ROWS_PER_PASS, SMALLEST_EXPONENT, vocabulary_tiles
-from iglens_tl.readout.values import Value
-
-_COLUMNS = 2048
-_BLOCK_ENTRIES = 2**21
+from iglens_tl.readout.tiles import tile_columns
+from iglens_tl.readout.value import Targets, Value
 
 
 @dataclass(frozen=True)
 class Chords:
-    """Straight lines between states, each with the token whose value is followed along it.
+    """Straight lines between states, each with the target whose value is followed along it.
 
     Attributes:
         states: `[state, d_model]`, the end points.
         start: `[chord]`, the state at α = 0.
         end: `[chord]`, the state at α = 1.
+        final: `[chord]`, the state from which the model itself predicts.
         tokens: `[chord]`, the target tokens.
     """
 
     states: Float[Tensor, "state d_model"]
     start: Int[Tensor, " chord"]
     end: Int[Tensor, " chord"]
+    final: Int[Tensor, " chord"]
     tokens: Int[Tensor, " chord"]
 
     def __len__(self) -> int:
@@ -45,146 +43,114 @@ class Chords:
 
     def select(self, index: Tensor) -> Chords:
         """Return some of the chords, with only the states that they need."""
-        ends = torch.stack([self.start[index], self.end[index]])
-        used, renumbered = torch.unique(ends, return_inverse=True)
-        return Chords(self.states[used], renumbered[0], renumbered[1], self.tokens[index])
+        visited = torch.stack([self.start[index], self.end[index], self.final[index]])
+        used, renumbered = torch.unique(visited, return_inverse=True)
+        start, end, final = renumbered.unbind()
+        return Chords(self.states[used], start, end, final, self.tokens[index])
 
 
-@torch.no_grad()
-def evaluate_chords(
-    readout: Readout, value: Value, chords: Chords, nodes: Float[Tensor, "chord node"]
-) -> tuple[Float[Tensor, "chord node"], Float[Tensor, "chord node"]]:
-    """Evaluate a value and its slope d value / d α at nodes of every chord.
+@dataclass(frozen=True)
+class Nodes:
+    """Places on chords, the same number on each.
 
-    Args:
-        readout: The model's readout.
-        value: What to evaluate.
-        chords: The lines.
-        nodes: `[chord, node]` positions α in [0, 1], float64.
-
-    Returns:
-        The values and the slopes, both `[chord, node]` in float64.
+    Attributes:
+        chord: `[piece]`, the chord of each row of places.
+        at: `[piece, node]`, the places α, float64.
     """
-    parts = []
-    # A chord needs two states, and neighbouring chords share one of them.
-    chords_per_pass = ROWS_PER_PASS // 2
-    for first in range(0, len(chords), chords_per_pass):
-        index = torch.arange(first, min(first + chords_per_pass, len(chords)))
-        parts.append(_evaluate(readout, value, chords.select(index), nodes[index]))
-    values, slopes = zip(*parts, strict=True)
-    return torch.cat(values), torch.cat(slopes)
+
+    chord: Int[Tensor, " piece"]
+    at: Float[Tensor, "piece node"]
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return len(self.chord)
+
+    def select(self, index: slice) -> Nodes:
+        """Return some of the pieces."""
+        return Nodes(self.chord[index], self.at[index])
 
 
-def _evaluate(
-    readout: Readout, value: Value, chords: Chords, nodes: Tensor
-) -> tuple[Tensor, Tensor]:
-    states = chords.states.to(readout.device, readout.dtype)
-    start, end = chords.start.to(readout.device), chords.end.to(readout.device)
-    tokens, nodes = chords.tokens.to(readout.device), nodes.to(readout.device)
-    scale, scale_slope = _inverse_norm(readout, states[start], states[end], nodes)
-    # The model's logit scale is linear, so it joins the coefficients; only a softcap is left.
-    scale, scale_slope = readout.transform.scale * scale, readout.transform.scale * scale_slope
-    mix = torch.stack([scale * (1 - nodes), scale * nodes], dim=2)
-    mix_slope = torch.stack([scale_slope * (1 - nodes) - scale, scale_slope * nodes + scale], dim=2)
-    sums = _ExponentialSums(readout, mix.to(readout.dtype), tokens)
-    rows = states if readout.norm is None else readout.norm.direction(states)
-    norm_bias = None if readout.norm is None else readout.norm.bias
-    if norm_bias is not None:  # β · W_U needs a row of its own
-        rows = torch.cat([rows, norm_bias[None].to(rows)])
-    for tile in vocabulary_tiles(readout, rows, columns=_COLUMNS):
-        offset = readout.bias_columns(tile.start, tile.stop)
-        ends = tile.product
-        if norm_bias is not None:
-            offset = ends[-1] if offset is None else ends[-1] + offset
-            ends = ends[:-1]
-        if offset is not None:
-            offset = offset * readout.transform.scale
-        found, columns = tile.find(tokens)
-        sums.note_targets(ends, offset, start, end, found, columns)
-        for block in _blocks(len(chords), nodes.shape[1] * ends.shape[1]):
-            sums.add(block, ends[start[block]], ends[end[block]], offset)
-    return sums.values_and_slopes(value, mix, mix_slope)
+class ChordRows:
+    """The raw readout of some chords' states, kept while values are followed along them.
+
+    Attributes:
+        readout: The model's readout.
+        chords: The lines, on the readout's device.
+        rows: `[state, d_vocab]`, R of every state.
+        offset: `[d_vocab]`, what is added at every place, the logit scale included; or None.
+    """
+
+    def __init__(self, readout: Readout, chords: Chords) -> None:
+        self.readout = readout
+        device = readout.device
+        fields = (chords.start, chords.end, chords.final, chords.tokens)
+        states = chords.states.to(device, readout.dtype)
+        self.chords = Chords(states, *(field.to(device) for field in fields))
+        self.rows = states.new_empty(len(states), readout.d_vocab)
+        self.offset = _offset(readout)
+        projected = states if readout.norm is None else readout.norm.direction(states)
+        width = tile_columns(readout, len(states))
+        for first in range(0, readout.d_vocab, width):
+            last = min(first + width, readout.d_vocab)
+            torch.mm(projected, readout.unembed_columns(first, last), out=self.rows[:, first:last])
+        centered = states if readout.norm is None else readout.norm.center(states)
+        a, b = centered[self.chords.start].double(), centered[self.chords.end].double()
+        self._squares = tuple((x * y).mean(-1) for x, y in ((a, a), (a, b), (b, b)))
+
+    def inverse_norm(self, nodes: Nodes) -> tuple[Tensor, Tensor]:
+        """Return s(α) = 1 / sqrt(mean((C h(α))²) + eps) and its derivative, in float64."""
+        at, norm = nodes.at, self.readout.norm
+        if norm is None:
+            return torch.ones_like(at), torch.zeros_like(at)
+        aa, ab, bb = (square[nodes.chord, None] for square in self._squares)
+        mean_square = (1 - at) ** 2 * aa + 2 * at * (1 - at) * ab + at**2 * bb
+        mean_square_slope = 2 * ((at - 1) * aa + (1 - 2 * at) * ab + at * bb)
+        scale = torch.rsqrt(mean_square + norm.eps)
+        return scale, -0.5 * scale**3 * mean_square_slope
+
+    def mixture(self, nodes: Nodes) -> tuple[Tensor, Tensor]:
+        """Return the weights of A and B in x(α), and their derivatives, `[piece, node, 2]`."""
+        scale, slope = (self.readout.transform.scale * part for part in self.inverse_norm(nodes))
+        at = nodes.at
+        mix = torch.stack([scale * (1 - at), scale * at], dim=2)
+        return mix, torch.stack([slope * (1 - at) - scale, slope * at + scale], dim=2)
+
+    def ends(self, nodes: Nodes, columns: slice) -> Float[Tensor, "piece 2 tile"]:
+        """Return A and B of every piece's chord in some columns of the vocabulary."""
+        chosen = self.rows[:, columns]
+        start, end = self.chords.start[nodes.chord], self.chords.end[nodes.chord]
+        return torch.stack([chosen[start], chosen[end]], dim=1)
+
+    def targets(self, nodes: Nodes, value: Value) -> Targets:
+        """Return what a value may know at every node."""
+        n_nodes = nodes.at.shape[1]
+        tokens = self.chords.tokens[nodes.chord, None].expand(-1, n_nodes)
+        if not value.needs_final:
+            return Targets(tokens)
+        final = self.chords.final[nodes.chord]
+        states = self.chords.states[final]
+        scale = self.readout.transform.scale
+        if self.readout.norm is not None:
+            scale = scale * self.readout.norm.scale(states)[:, None]
+        logits = self.transformed(self.rows[final] * scale)
+        return Targets(tokens, logits[:, None].expand(-1, n_nodes, -1))
+
+    def transformed(self, scaled: Tensor) -> Tensor:
+        """Return the model's logits for scaled rows of the whole vocabulary."""
+        logits = scaled if self.offset is None else scaled + self.offset
+        cap = self.readout.transform.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-class _ExponentialSums:
-    """Running sums over the vocabulary at every node: Σ e^z, Σ e^z T′ A and Σ e^z T′ B."""
-
-    def __init__(self, readout: Readout, mix: Tensor, tokens: Tensor) -> None:
-        n_chords, n_nodes, _ = mix.shape
-        self.softcap = readout.transform.softcap
-        self.mix = mix
-        self.maximum = mix.new_full((n_chords, n_nodes), -torch.inf)
-        self.sums = mix.new_zeros(n_chords, n_nodes, 3, dtype=torch.float64)
-        self.target_ends = mix.new_zeros(len(tokens), 2, dtype=torch.float64)
-        self.target_offset = mix.new_zeros(len(tokens), dtype=torch.float64)
-
-    def note_targets(
-        self,
-        ends: Tensor,
-        offset: Tensor | None,
-        start: Tensor,
-        end: Tensor,
-        found: Tensor,
-        columns: Tensor,
-    ) -> None:
-        self.target_ends[found, 0] = ends[start[found], columns].double()
-        self.target_ends[found, 1] = ends[end[found], columns].double()
-        if offset is not None:
-            self.target_offset[found] = offset[columns].double()
-
-    def add(self, block: slice, at_start: Tensor, at_end: Tensor, offset: Tensor | None) -> None:
-        ends = torch.stack([at_start, at_end], dim=1)
-        logits = torch.bmm(self.mix[block], ends)
-        if offset is not None:
-            logits.add_(offset)
-        damping = None
-        if self.softcap is not None:
-            logits.div_(self.softcap).tanh_()
-            damping = 1 - logits.square()
-            logits.mul_(self.softcap)
-        maximum = torch.maximum(self.maximum[block], logits.amax(2))
-        decay = torch.exp(self.maximum[block].double() - maximum.double())
-        self.maximum[block] = maximum
-        weights = logits.sub_(maximum[:, :, None]).clamp_min_(SMALLEST_EXPONENT).exp_()
-        if damping is None:
-            factors = torch.cat([torch.ones_like(ends[:, :1]), ends], dim=1)
-            sums = torch.bmm(weights, factors.transpose(1, 2))
-        else:
-            damped = torch.bmm(weights * damping, ends.transpose(1, 2))
-            sums = torch.cat([weights.sum(2, keepdim=True), damped], dim=2)
-        self.sums[block] = self.sums[block] * decay[:, :, None] + sums
-
-    def values_and_slopes(
-        self, value: Value, mix: Tensor, mix_slope: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        target = (mix * self.target_ends[:, None]).sum(2) + self.target_offset[:, None]
-        target_slope = (mix_slope * self.target_ends[:, None]).sum(2)
-        if self.softcap is not None:
-            target = torch.tanh(target / self.softcap)
-            target_slope = target_slope * (1 - target.square())
-            target = self.softcap * target
-        total = self.sums[:, :, 0]
-        log_normalizer = self.maximum.double() + total.log()
-        normalizer_slope = (mix_slope * self.sums[:, :, 1:]).sum(2) / total
-        by_target, by_normalizer = value.slopes(target, log_normalizer)
-        slopes = by_target * target_slope + by_normalizer * normalizer_slope
-        return value.evaluate(target, log_normalizer).cpu(), slopes.cpu()
-
-
-def _inverse_norm(
-    readout: Readout, at_start: Tensor, at_end: Tensor, nodes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return s(α) = 1 / sqrt(mean((C h(α))²) + eps) and its derivative, in float64."""
-    if readout.norm is None:
-        return torch.ones_like(nodes), torch.zeros_like(nodes)
-    a, b = readout.norm.center(at_start).double(), readout.norm.center(at_end).double()
-    aa, ab, bb = ((x * y).mean(-1)[:, None] for x, y in ((a, a), (a, b), (b, b)))
-    mean_square = (1 - nodes) ** 2 * aa + 2 * nodes * (1 - nodes) * ab + nodes**2 * bb
-    mean_square_slope = 2 * ((nodes - 1) * aa + (1 - 2 * nodes) * ab + nodes * bb)
-    scale = torch.rsqrt(mean_square + readout.norm.eps)
-    return scale, -0.5 * scale**3 * mean_square_slope
-
-
-def _blocks(n_chords: int, entries_per_chord: int) -> list[slice]:
-    size = max(1, _BLOCK_ENTRIES // entries_per_chord)
-    return [slice(first, first + size) for first in range(0, n_chords, size)]
+def _offset(readout: Readout) -> Tensor | None:
+    """Return κ (β · W_U + b_U)."""
+    offset = readout.bias_columns(0, readout.d_vocab)
+    bias = None if readout.norm is None else readout.norm.bias
+    if bias is not None:
+        width = tile_columns(readout, 1)
+        tiles = [
+            bias.to(readout.dtype) @ readout.unembed_columns(first, first + width)
+            for first in range(0, readout.d_vocab, width)
+        ]
+        offset = torch.cat(tiles) if offset is None else torch.cat(tiles) + offset
+    return None if offset is None else offset * readout.transform.scale

@@ -38,6 +38,7 @@ class Reading:
     """What a sweep keeps of one point, for every target and in float64 on the CPU.
 
     Attributes:
+        point: What was read.
         target_logits: `[target]`, the logits of the targets.
         log_normalizers: `[target]`, logsumexp of the logits.
         ranks: `[target]`, 1 for the most probable token; None if not asked for.
@@ -47,6 +48,7 @@ class Reading:
         divergences: `[target]`, KL(reference ‖ this point) in nats; None if not asked for.
     """
 
+    point: Point
     target_logits: Float[Tensor, " target"]
     log_normalizers: Float[Tensor, " target"]
     ranks: Int[Tensor, " target"] | None = None

@@ -137,7 +137,12 @@ class Readout:
         This is the plain definition, for checks and for few states; the lenses use the tiled
         evaluations of this package, which never hold more than a tile of the vocabulary.
         """
-        normalized = self.normalize(states)
+        return self.logits_of_normalized(self.normalize(states))
+
+    def logits_of_normalized(
+        self, normalized: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_vocab"]:
+        """Return the logits of whole vocabulary rows of states that `normalize` returned."""
         # Columns are converted from the model's precision in parts, never all at once.
         width = self.d_vocab if self.unembed.dtype == self.dtype else _COLUMNS_CONVERTED_AT_ONCE
         raw = torch.cat(

@@ -54,9 +54,12 @@ def read_points(
     for index in range(n_passes):
         parts = [_part(point, index, n_passes) for point in ordered]
         found = _Pass(readout, parts, token_ids, top_k, reference).run()
-        for part, reading, keep in zip(parts, found, kept, strict=True):
-            keep.store(part.targets, reading)
-    return {point.key: keep.reading() for point, keep in zip(ordered, kept, strict=True)}
+        for part, fields, keep in zip(parts, found, kept, strict=True):
+            keep.store(part.targets, fields)
+    return {
+        point.key: Reading(point=point, **keep.fields)
+        for point, keep in zip(ordered, kept, strict=True)
+    }
 
 
 def most_probable_token(readout: Readout, state: Float[Tensor, " d_model"]) -> int:
@@ -93,16 +96,11 @@ class _Kept:
         self.n_targets = n_targets
         self.fields: dict[str, Tensor] = {}
 
-    def store(self, targets: Tensor, reading: Reading) -> None:
-        for name, part in vars(reading).items():
-            if part is None:
-                continue
+    def store(self, targets: Tensor, fields: dict[str, Tensor]) -> None:
+        for name, part in fields.items():
             if name not in self.fields:
                 self.fields[name] = part.new_zeros(self.n_targets, *part.shape[1:], device="cpu")
             self.fields[name][targets] = part.cpu()
-
-    def reading(self) -> Reading:
-        return Reading(**self.fields)
 
 
 class _Pass:
@@ -137,7 +135,7 @@ class _Pass:
         if top_k:
             self._prepare_ranks()
 
-    def run(self) -> list[Reading]:
+    def run(self) -> list[dict[str, Tensor]]:
         scratch = None
         for tile in vocabulary_tiles(self.readout, self.rows):
             logits = _to_logits(self.readout, tile)
@@ -168,8 +166,8 @@ class _Pass:
             self.divergence.add(shifted[: self.n_ranked], weights[: self.n_ranked])
         self.total.add_(weights.sum(1))
 
-    def _readings(self) -> list[Reading]:
-        """Return one reading for every part, with a row for each of its targets."""
+    def _readings(self) -> list[dict[str, Tensor]]:
+        """Return the fields of every part's reading, with a row for each of its targets."""
         log_normalizers = self.maximum.double() + self.total.log()
         of_all = {
             "target_logits": self.target_logits,
@@ -192,7 +190,7 @@ class _Pass:
             pairs = slice(first, first + len(part.targets))
             first = pairs.stop
             fields = of_all | of_ranked if part.point.ranked else of_all
-            readings.append(Reading(**{name: field[pairs] for name, field in fields.items()}))
+            readings.append({name: field[pairs] for name, field in fields.items()})
         return readings
 
     def _prepare_ranks(self) -> None:

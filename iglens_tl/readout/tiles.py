@@ -20,9 +20,10 @@ from iglens_tl.readout.readout import Readout
 ROWS_PER_PASS = 2048
 """How many rows share one sweep over W_U."""
 
-SMALLEST_EXPONENT = -80.0
-"""Exponents below the maximum are clamped here: e^-80 vanishes beside a sum of at least one even
-in float64, while the denormal results of smaller ones take a CPU a hundred times longer."""
+SMALLEST_EXPONENT = -60.0
+"""Exponents below the maximum are clamped here: a vocabulary of e^-60 vanishes beside a sum of at
+least one even in float64, while smaller results, or their products with weights, are denormal,
+which takes a CPU a hundred times longer."""
 
 _TILE_BYTES = {"cpu": 32 * 2**20}
 _TILE_BYTES_ON_ACCELERATORS = 256 * 2**20

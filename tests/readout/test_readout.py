@@ -2,92 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from captum.attr import IntegratedGradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iglens_tl.readout import (
-    VALUES,
-    Chords,
-    FinalNorm,
     OutputTransform,
     Point,
     Readout,
-    Value,
-    evaluate_chords,
-    integrate_adaptive,
-    integrate_midpoint,
     most_probable_token,
     read_points,
-    resolve_value,
     tiles,
 )
 from iglens_tl.readout.tiles import vocabulary_tiles
-
-NORMS = ("layer_norm", "rms_norm", "none")
-TRANSFORMS = (OutputTransform(), OutputTransform(scale=0.7, softcap=5.0))
-EVERY_READOUT = list(itertools.product(NORMS, TRANSFORMS, (False, True)))
-
-
-def random_readout(
-    norm: str = "rms_norm",
-    transform: OutputTransform = TRANSFORMS[0],
-    bias: bool = False,
-    *,
-    d_model: int = 24,
-    d_vocab: int = 5000,
-    dtype: torch.dtype = torch.float64,
-) -> Readout:
-    """Build a random readout with peaked predictions."""
-    torch.manual_seed(0)
-    weight, shift = torch.rand(d_model, dtype=dtype) + 0.5, torch.randn(d_model, dtype=dtype)
-    final_norm = FinalNorm(norm == "layer_norm", 1e-5, weight, shift if bias else None)
-    return Readout(
-        torch.randn(d_model, d_vocab, dtype=dtype) * 0.5,
-        torch.randn(d_vocab, dtype=dtype) if bias else None,
-        None if norm == "none" else final_norm,
-        transform,
-        dtype,
-    )
-
-
-def levels_of(readout: Readout, value: Value, states: torch.Tensor, tokens: torch.Tensor):
-    """Evaluate a value plainly, over whole rows."""
-    logits = readout.logits(states).double()
-    at_tokens = logits.gather(-1, tokens[..., None])[..., 0]
-    return value.evaluate(at_tokens, logits.logsumexp(-1))
+from tests.support.readouts import EVERY_READOUT, random_readout
 
 
 def read_each(readout: Readout, states: torch.Tensor, tokens: torch.Tensor, top_k: int = 0):
     """Read one token of every state."""
     point = Point("states", states, torch.arange(len(states)))
     return read_points(readout, [point], tokens, top_k=top_k)["states"]
-
-
-def random_chords(readout: Readout, n_chords: int = 6) -> Chords:
-    states = torch.randn(n_chords + 1, readout.d_model, dtype=readout.dtype)
-    tokens = torch.randint(readout.d_vocab, (n_chords,))
-    return Chords(states, torch.arange(n_chords), torch.arange(1, n_chords + 1), tokens)
-
-
-@pytest.mark.parametrize(("norm", "transform", "bias"), EVERY_READOUT)
-@pytest.mark.parametrize("value", VALUES.values(), ids=lambda value: value.name)
-def test_values_and_slopes_along_chords_agree_with_autograd(norm, transform, bias, value):
-    readout = random_readout(norm, transform, bias)
-    chords = random_chords(readout)
-    nodes = torch.rand(6, 5, dtype=torch.float64, requires_grad=True)
-    points = torch.lerp(chords.states[:-1, None], chords.states[1:, None], nodes[..., None])
-    expected = levels_of(readout, value, points, chords.tokens[:, None].expand(-1, 5))
-    (slopes,) = torch.autograd.grad(expected.sum(), nodes)
-    found = evaluate_chords(readout, value, chords, nodes.detach())
-    torch.testing.assert_close(found[0], expected.detach(), atol=1e-12, rtol=1e-10)
-    torch.testing.assert_close(found[1], slopes, atol=1e-12, rtol=1e-9)
 
 
 @pytest.mark.parametrize(("norm", "transform", "bias"), EVERY_READOUT)
@@ -184,80 +122,6 @@ def test_probabilities_near_one_and_far_below_keep_their_precision(dtype):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_adaptive_integrals_agree_with_captums_integrated_gradients():
-    readout = random_readout("layer_norm", TRANSFORMS[1], True)
-    chords = random_chords(readout)
-    value = VALUES["logprob"]
-    change = _change(readout, value, chords)
-    found = integrate_adaptive(readout, value, chords, change=change, n_nodes=32, tolerance=1e-10)
-    captum = IntegratedGradients(
-        lambda states: levels_of(readout, value, states, chords.tokens[: len(states)])
-    )
-    for index, token in enumerate(chords.tokens):
-        captum.forward_func = lambda states, token=token: levels_of(
-            readout, value, states, token.expand(len(states))
-        )
-        attributions = captum.attribute(
-            chords.states[index + 1 : index + 2],
-            baselines=chords.states[index : index + 1],
-            n_steps=200,
-        )
-        assert attributions.sum().item() == pytest.approx(found[index].item(), abs=1e-6)
-
-
-def test_bisection_finds_the_change_hidden_next_to_the_zero_vector():
-    readout = random_readout("rms_norm")
-    states = torch.stack(
-        [torch.zeros(readout.d_model), 300 * torch.randn(readout.d_model)]
-    ).double()
-    token = readout.logits(states[1]).argmax()[None]
-    chords = Chords(states, torch.tensor([0]), torch.tensor([1]), token)
-    change = _change(readout, VALUES["prob"], chords)
-    options = {"change": change, "n_nodes": 16, "tolerance": 1e-9}
-    found = integrate_adaptive(readout, VALUES["prob"], chords, **options)
-    assert found.item() == pytest.approx(change.item(), abs=1e-8)
-    missed = integrate_midpoint(readout, VALUES["prob"], chords, n_steps=64)
-    assert abs(missed.item()) < 0.01 * change.item()
-
-
-def test_bisection_ends_where_rounding_keeps_the_error_above_the_tolerance():
-    readout = random_readout(dtype=torch.float32)
-    chords = random_chords(readout)
-    change = _change(readout, VALUES["logprob"], chords)
-    found = integrate_adaptive(
-        readout, VALUES["logprob"], chords, change=change, n_nodes=8, tolerance=1e-14
-    )
-    torch.testing.assert_close(found, change, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("n_steps", [1, 7, 64, 130])
-def test_the_midpoint_rule_is_the_mean_of_gradients_at_the_midpoints(n_steps):
-    readout = random_readout()
-    chords = random_chords(readout)
-    nodes = (torch.arange(n_steps, dtype=torch.float64) + 0.5) / n_steps
-    start, end = chords.states[:-1], chords.states[1:]
-    points = torch.lerp(start[:, None], end[:, None], nodes[:, None]).requires_grad_()
-    probs = levels_of(readout, VALUES["prob"], points, chords.tokens[:, None].expand(-1, n_steps))
-    (gradients,) = torch.autograd.grad(probs.sum(), points)
-    expected = (gradients.mean(1) * (end - start)).sum(1)
-    found = integrate_midpoint(readout, VALUES["prob"], chords, n_steps=n_steps)
-    torch.testing.assert_close(found, expected)
-
-
-@given(target=st.floats(-30, 30), others=st.lists(st.floats(-30, 30), min_size=1, max_size=5))
-def test_slopes_of_values_are_their_derivatives(target, others):
-    logits = torch.tensor([target, *others], dtype=torch.float64)
-    for value in VALUES.values():
-        z = logits[0].clone().requires_grad_()
-        normalizer = logits.logsumexp(0).clone().requires_grad_()
-        expected = torch.autograd.grad(
-            value.evaluate(z, normalizer), (z, normalizer), materialize_grads=True
-        )
-        found = value.slopes(z.detach(), normalizer.detach())
-        for slope, derivative in zip(found, expected, strict=True):
-            torch.testing.assert_close(slope, derivative)
-
-
 def test_half_precision_weights_are_read_out_in_float32():
     full = random_readout(dtype=torch.float32)
     half = Readout(full.unembed.bfloat16(), None, full.norm, full.transform, torch.float32)
@@ -267,23 +131,6 @@ def test_half_precision_weights_are_read_out_in_float32():
     expected = half.normalize(states) @ half.unembed.float()
     assert half.logits(states).dtype == torch.float32
     torch.testing.assert_close(reading.log_normalizers, expected.double().logsumexp(1))
-
-
-def test_values_are_resolved_by_name_or_given():
-    assert resolve_value("prob") is VALUES["prob"]
-    assert resolve_value(VALUES["logit"]) is VALUES["logit"]
-    with pytest.raises(ValueError, match="unknown value 'probability'; choose one of prob"):
-        resolve_value("probability")
-    with pytest.raises(TypeError, match="value must be a name or a Value, got int"):
-        resolve_value(3)
-
-
-def _change(readout: Readout, value: Value, chords: Chords) -> torch.Tensor:
-    ends = [
-        levels_of(readout, value, chords.states[side], chords.tokens)
-        for side in (chords.start, chords.end)
-    ]
-    return ends[1] - ends[0]
 
 
 def test_levels_do_not_depend_on_the_number_of_states_read_together():

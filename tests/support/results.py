@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from iglens_tl.lens_result import LensResult
 from iglens_tl.results import Provenance, Target, Text, TopTokens
+from iglens_tl.results import segments as labels
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -51,4 +54,29 @@ def make_result(
         provenance=Provenance(
             model={"name": "a <b>model</b>"}, options={"layers": None}, notes=("a note",)
         ),
+    )
+
+
+def make_component_result(
+    *,
+    tokens: tuple[str, ...] = (" Hanoi", ".", "\n", " "),
+    n_layers: int = 2,
+    n_heads: int = 2,
+    seed: int = 0,
+) -> LensResult:
+    """Build credits of every kind of component, heads by source; later sources have none."""
+    rng = np.random.default_rng(seed)
+    names = ["embed", "pos_embed"]
+    for layer in range(n_layers):
+        for head in range(n_heads):
+            names += [labels.source_label(layer, head, source) for source in range(len(tokens))]
+        names += [labels.attention_bias_label(layer), labels.mlp_label(layer)]
+    names.append("norm_bias")
+    values = rng.normal(scale=0.05, size=(len(tokens), len(names)))
+    sources = [labels.parse_segment(name).source or 0 for name in names]
+    values[np.arange(len(tokens))[:, None] < np.array(sources)] = 0
+    result = make_result(values, tokens=tokens, seed=seed)
+    entropy = rng.uniform(size=values.shape)
+    return replace(
+        result, lens="components", segments=tuple(names), statistics={"entropy": entropy}
     )

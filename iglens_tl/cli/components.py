@@ -1,0 +1,139 @@
+"""`iglens components`: who inside the layers a token's probability comes from."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from iglens_tl.cli.options import (
+    AnswerOption,
+    BackendOption,
+    ChatOption,
+    DeviceOption,
+    DtypeOption,
+    Format,
+    FormatOption,
+    GenerateOption,
+    ModelOption,
+    PromptArgument,
+    TargetOption,
+    ValueOption,
+    check_outputs,
+    new_messages,
+    quiet_stdout,
+    read_prompt,
+    readable_errors,
+)
+
+if TYPE_CHECKING:
+    from iglens_tl import LensResult
+    from iglens_tl.figures import Figure
+
+
+def components(
+    prompt: PromptArgument,
+    by: Annotated[
+        str, typer.Option(help="sublayer, head, head_source (what each head read) or neuron.")
+    ] = "head",
+    top: Annotated[int, typer.Option(help="Components to name, those of largest |credit|.")] = 20,
+    model: ModelOption = "demo",
+    answer: AnswerOption = None,
+    generate: GenerateOption = None,
+    target: TargetOption = None,
+    chat: ChatOption = False,
+    baseline: Annotated[str, typer.Option(help="mean, mean_causal, zero or embed.")] = "mean",
+    value: ValueOption = "prob",
+    backend: BackendOption = "auto",
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
+    format: FormatOption = Format.table,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the whole result to a .json or .parquet file, or its table to .csv."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write figures of the first token to an HTML file.")
+    ] = None,
+) -> None:
+    """Credit attention heads, MLPs or neurons with their parts of each token's probability.
+
+    Without --answer, --generate or --target, every next token of the text is attributed. The table
+    and --format csv name the --top components of each token; --format json prints the whole result.
+    """
+    messages = new_messages()
+    with readable_errors(messages):
+        check_outputs(out, (".csv", ".json", ".parquet"), html)
+        if top < 1:
+            raise ValueError(f"--top must be at least 1, got {top}")
+        text = read_prompt(prompt, chat)
+        with warnings.catch_warnings(record=True) as caught, quiet_stdout():
+            warnings.simplefilter("always")
+            with messages.status(f"loading {model}"):
+                from iglens_tl import CompletenessWarning, load_model
+                from iglens_tl import components as attribute_components
+
+                loaded = load_model(model, backend=backend, device=device, dtype=dtype)
+            with messages.status("attributing components"):
+                result = attribute_components(
+                    loaded,
+                    text,
+                    by=by,
+                    answer=answer,
+                    generate=generate,
+                    targets=target or None,
+                    baseline=baseline,
+                    value=value,
+                )
+        ours = [entry for entry in caught if issubclass(entry.category, CompletenessWarning)]
+        for note in (*result.provenance.notes, *(str(entry.message) for entry in ours)):
+            messages.print("note:", note, markup=False)
+        _write_files(result, top, out, html, messages)
+    _print_result(result, top, format)
+
+
+def _write_files(
+    result: LensResult, top: int, out: Path | None, html: Path | None, messages: Console
+) -> None:
+    from iglens_tl.figures import write_html
+    from iglens_tl.files import write_atomically
+
+    written = []
+    if out is not None and out.suffix.lower() == ".csv":
+        frame = result.contributors(top=top)
+        written.append(write_atomically(out, lambda path: frame.to_csv(path, index=False)))
+    elif out is not None:
+        written.append(result.save(out))
+    if html is not None:
+        written.append(write_html(_figures(result, top), html))
+    for path in written:
+        messages.print("wrote", str(path), markup=False)
+
+
+def _figures(result: LensResult, top: int) -> list[Figure]:
+    """Return the figures of the first target that its components allow."""
+    from iglens_tl.results.segments import parse_segment
+
+    parts = {parse_segment(label).part for label in result.segments}
+    figures = []
+    if parts & {"head", "source"}:
+        figures.append(result.head_heatmap(0))
+    if "source" in parts:
+        figures.append(result.source_heatmap(0))
+    return [*figures, result.waterfall(0, top=top), result.sankey(0, top=top)]
+
+
+def _print_result(result: LensResult, top: int, format: Format) -> None:
+    if format is Format.json:
+        typer.echo(result.to_json())
+    elif format is Format.csv:
+        typer.echo(result.contributors(top=top).to_csv(index=False), nl=False)
+    else:
+        from iglens_tl.cli.table import print_contributors
+
+        print_contributors(result, top)
