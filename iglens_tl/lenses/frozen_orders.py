@@ -48,7 +48,7 @@ class FrozenChain(OrderLens):
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Credit the steps, and put them in the order of the segments."""
         points = self.points(trace)
-        visited = self.levels(trace, readings)
+        visited = self.levels(trace, points, readings)
         credits = credit_segments(
             self.readout, points, trace.token_ids, visited, self.value, self.estimator
         )
@@ -96,7 +96,7 @@ class FrozenShapley(OrderLens):
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Value the coalitions for some rows at a time."""
-        ends = self.levels(trace, readings)
+        ends = self.levels(trace, self.points(trace), readings)
         n_segments = len(self.chain.segments)
         values = torch.empty(len(ends), n_segments, dtype=torch.float64)
         errors = torch.zeros_like(values)

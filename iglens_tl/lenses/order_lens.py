@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.assembly import assemble
+from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.baselines import Baseline
 from iglens_tl.lenses.chain import Chain
 from iglens_tl.lenses.path_start import start_needs, start_point
@@ -60,11 +60,10 @@ class OrderLens(Lens):
         return [start_point(trace), state_point(trace, self.chain.sites[-1])]
 
     def levels(
-        self, trace: Trace, readings: Mapping[str, Reading]
+        self, trace: Trace, points: Sequence[Point], readings: Mapping[str, Reading]
     ) -> Float[Tensor, "target point"]:
-        """Return the value of every target at the lens's points, the last state's last."""
-        visited = [readings[point.key] for point in self.points(trace)]
-        return read_levels(self.readout, self.value, visited, trace.token_ids)
+        """Return the value at points that were read for this lens, the last state last."""
+        return levels_of(trace, self.value, [readings[point.key] for point in points])
 
     def values_of_coalitions(
         self,
@@ -83,10 +82,10 @@ class OrderLens(Lens):
             states_of: Gives the last states of some coalitions.
             target_rows: The row of these states at which each target is read.
         """
+        final = state_point(trace, self.chain.sites[-1])
         n_rows = int(target_rows.max()) + 1
         row_bytes = self.readout.d_model * self.readout.dtype.itemsize
         size = max(1, STATE_BYTES // (n_rows * row_bytes))
-        final = state_point(trace, self.chain.sites[-1])
         values = torch.empty(len(targets), len(coalitions), dtype=torch.float64)
         for first in range(0, len(coalitions), size):
             part = slice(first, first + size)
@@ -95,11 +94,9 @@ class OrderLens(Lens):
             rows = torch.arange(len(states))[:, None] * states.shape[1] + target_rows
             point = Point("coalitions", states.flatten(0, 1), rows.flatten(), ranked=False)
             token_ids = trace.token_ids[targets].repeat(len(states))
-            readings = read_points(self.readout, [point], token_ids)
-            of_model = replace(final, target_rows=final.target_rows[targets].repeat(len(states)))
-            levels = read_levels(
-                self.readout, self.value, [readings[point.key]], token_ids, final=of_model
-            )
+            reading = read_points(self.readout, [point], token_ids)[point.key]
+            last = replace(final, target_rows=final.target_rows[targets].repeat(len(states)))
+            levels = read_levels(self.readout, self.value, [reading], token_ids, final=last)
             values[:, part] = levels.view(len(states), -1).T
         return values
 

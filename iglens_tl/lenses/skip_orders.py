@@ -49,7 +49,7 @@ class SkipShapley(OrderLens):
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Run every coalition on every text."""
-        levels = self.levels(trace, readings)
+        levels = self.levels(trace, self.points(trace), readings)
         values = levels.diff(dim=1)[:, :1].repeat(1, len(self.chain.segments))
         errors = torch.zeros_like(values)
         nobody, everybody = levels[:, 1:2], levels[:, 2:]
@@ -90,7 +90,7 @@ class LeaveOneOut(OrderLens):
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Skip every layer once on every text."""
         points = self.points(trace)
-        levels = self.levels(trace, readings)
+        levels = self.levels(trace, points, readings)
         values = levels.diff(dim=1)
         without_one = ~torch.eye(self.adapter.n_layers, dtype=torch.bool)
         for targets, skipped in _values_by_text(self, trace, without_one):
