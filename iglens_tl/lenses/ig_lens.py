@@ -95,7 +95,7 @@ def ig_lens(
         baseline: Where the path begins: "mean" of the embedding states over the text (the paper's;
             it sees later tokens), "mean_causal" over the positions up to the one that is read,
             "zero", "embed" (no credit for the embedding) or a vector of width d_model. Only the
-            first segment depends on it.
+            first segment depends on it, but for paths over frozen updates and straight lines.
         value: "prob", "logprob" (nats) or "logit", or a `Value`.
         estimator: "delta" is exact; "gradient" integrates to a tolerance; "riemann" is the paper's
             midpoint rule.

@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from iglens_tl import ig_lens, path_sensitivity
-from iglens_tl.lenses import order_lens
-from iglens_tl.lenses.credit_orders import FROZEN_CHAINS, PATHS, SHAPLEY_PATHS
+from iglens_tl.lenses.credit_orders import FROZEN_CHAINS, SHAPLEY_PATHS
 from iglens_tl.models import adapt
+from iglens_tl.readout import LogitDifference
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
 from tests.support.native import native_bridge, native_hooked
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 OTHER_ORDERS = [*FROZEN_CHAINS, *SHAPLEY_PATHS]
-BATCH = [IDS[:6], [7, 7, 9], [1, 30, 12, 88, 5, 9]]
 
 
 def probs_of(adapter, states, tokens=IDS[1:]):
@@ -127,6 +126,33 @@ def test_frozen_shapley_agrees_with_a_loop_over_all_orders_of_updates(toy_model,
     assert result.provenance.notes == (
         "exact Shapley values over all 2^4 = 16 coalitions of frozen updates",
     )
+
+
+@pytest.mark.parametrize("value", ["entropy", "kl_to_final"])
+def test_values_of_whole_distributions_are_shared_out_too(toy_model, value):
+    model = toy_model("llama", "auto", "float64")
+    adapter, states = adapt(model), states_of(model)
+    of_model = adapter.readout.logits(states[-1]).log_softmax(-1)
+
+    def plain(present):
+        total = states[0].clone()
+        for player in present:
+            total = total + states[player + 1] - states[player]
+        logprobs = adapter.readout.logits(total).log_softmax(-1)
+        if value == "entropy":
+            return -(logprobs.exp() * logprobs).sum(-1).numpy()
+        return (of_model.exp() * (of_model - logprobs)).sum(-1).numpy()
+
+    result = ig_lens(model, IDS, path="shapley_frozen", value=value)
+    np.testing.assert_allclose(result.values, shapley_by_loop(4, plain), atol=1e-10)
+
+
+@pytest.mark.parametrize("path", [*OTHER_ORDERS, "leave_one_out"])
+def test_a_difference_of_logits_is_credited_the_difference_of_their_credits(toy_model, path):
+    model = toy_model("llama", "auto", "float64")
+    apart = ig_lens(model, IDS, targets=[9, 30], path=path, value="logit").values
+    together = ig_lens(model, IDS, targets=[9], path=path, value=LogitDifference(9, 30)).values
+    np.testing.assert_allclose(together[0], apart[0] - apart[1], atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -241,90 +267,3 @@ def test_a_spherical_path_between_states_has_the_chords_integral(toy_model, name
             prob = readout.logits(state[None])[0].softmax(-1)[IDS[5]]
             total += weight * torch.autograd.grad(prob, at)[0].item()
         assert total == pytest.approx(result.values[4, segment], abs=1e-5)
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("baseline", ["mean", "mean_causal", "zero"])
-def test_a_batch_gives_the_numbers_of_its_prompts_one_by_one(toy, path, baseline):
-    batch = ig_lens(toy, BATCH, path=path, baseline=baseline)
-    for index, prompt in enumerate(BATCH):
-        alone = ig_lens(toy, prompt, path=path, baseline=baseline)
-        np.testing.assert_allclose(batch.for_prompt(index).values, alone.values, atol=2e-6)
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_candidates_for_one_position_are_credited_each_by_itself(toy, path):
-    both = ig_lens(toy, IDS, targets=[9, 30], path=path)
-    for index, token in enumerate((9, 30)):
-        alone = ig_lens(toy, IDS, targets=[token], path=path)
-        np.testing.assert_allclose(both.values[index], alone.values[0], atol=1e-6)
-
-
-@pytest.mark.parametrize("path", [*SHAPLEY_PATHS, "leave_one_out"])
-def test_the_size_of_a_part_changes_nothing(toy, path, monkeypatch):
-    whole = ig_lens(toy, BATCH, path=path)
-    monkeypatch.setattr(order_lens, "STATE_BYTES", 1000)
-    monkeypatch.setattr("iglens_tl.lenses.frozen_orders.STATE_BYTES", 1000)
-    np.testing.assert_allclose(ig_lens(toy, BATCH, path=path).values, whole.values, atol=1e-6)
-
-
-@pytest.mark.parametrize("path", SHAPLEY_PATHS)
-def test_sampled_games_are_near_the_exact_ones_and_carry_their_errors(toy_model, path):
-    model = toy_model("llama", "auto", "float64")
-    exact = ig_lens(model, IDS, path=path)
-    sampled = ig_lens(model, IDS, path=path, n_permutations=40, seed=2)
-    errors = sampled.statistics["standard_error"]
-    assert (np.abs(sampled.values - exact.values) <= 4 * errors + 1e-12).all()
-    assert errors.max() > 0 and not exact.statistics
-    np.testing.assert_allclose(sampled.completeness_error, 0, atol=1e-12)
-    assert sampled.provenance.options["n_permutations"] == 40
-    assert "sampled with 40 permutations" in sampled.provenance.notes[0]
-    assert "seed 2" in sampled.provenance.notes[0]
-    again = ig_lens(model, IDS, path=path, n_permutations=40, seed=2)
-    np.testing.assert_array_equal(again.values, sampled.values)
-    assert "standard_error" in sampled.to_frame(tidy=True)
-    if path == "shapley_skip":
-        np.testing.assert_array_equal(errors[:, 0], 0)
-
-
-@pytest.mark.parametrize("path", SHAPLEY_PATHS)
-def test_games_with_too_many_players_are_sampled_unless_exact_ones_are_asked_for(path):
-    build = native_hooked if HAS_HOOKED else native_bridge
-    model = build(normalization_type=None, n_layers=15, d_model=8, n_heads=1, attn_only=True)
-    result = ig_lens(model, IDS[:3], path=path, value="logit")
-    assert "sampled with 100 permutations" in result.provenance.notes[0]
-    scale = max(1.0, np.abs(result.values).max())
-    np.testing.assert_allclose(result.completeness_error / scale, 0, atol=1e-12)
-    with pytest.raises(ValueError, match=r"2\^1[56] = .* coalitions; exact .* at most 14 players"):
-        ig_lens(model, IDS[:3], path=path, n_permutations=0)
-
-
-def test_the_path_of_sublayers_is_another_spelling_of_the_option(toy):
-    by_path, by_option = ig_lens(toy, IDS, path="sublayers"), ig_lens(toy, IDS, sublayers=True)
-    assert by_path.segments == by_option.segments == ("embed", *by_path.segments[1:])
-    np.testing.assert_array_equal(by_path.values, by_option.values)
-    assert by_path.provenance.options == by_option.provenance.options
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"path": "sideways"}, "unknown path 'sideways'; choose one of hidden_states"),
-        ({"path": "reverse", "sublayers": True}, "'reverse' credits whole layers; leave out subl"),
-        ({"path": "sublayers", "layers": [1]}, "give layers or sublayers, not both"),
-        ({"path": "shapley_skip", "layers": [1]}, "'shapley_skip' runs or skips every layer"),
-        ({"path": "leave_one_out", "layers": [1]}, "'leave_one_out' runs or skips every layer"),
-        ({"path": "shapley_frozen", "estimator": "gradient"}, "nothing to integrate; leave out"),
-        ({"path": "shapley_skip", "estimator": "riemann"}, "nothing to integrate; leave out"),
-        ({"path": "leave_one_out", "estimator": "gradient"}, "nothing to integrate; leave out"),
-        ({"path": "shapley_frozen", "n_steps": 4}, "delta estimator is exact and has no steps"),
-        ({"path": "reverse", "estimator": "magic"}, "unknown estimator 'magic'"),
-        ({"path": "reverse", "reference_compat": True}, "public code has no path='reverse'"),
-        ({"path": "reverse", "n_permutations": 8}, "'reverse' samples no permutations"),
-        ({"n_permutations": 8}, "'hidden_states' samples no permutations.*shapley_frozen"),
-        ({"path": "shapley_frozen", "n_permutations": 3}, "must be even and at least 4, got 3"),
-    ],
-)
-def test_options_that_an_order_does_not_have_are_refused(toy, options, message):
-    with pytest.raises(ValueError, match=message):
-        ig_lens(toy, IDS, **options)
