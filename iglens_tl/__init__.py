@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from iglens_tl.lens_comparison import LensComparison as LensComparison
     from iglens_tl.lens_result import LensResult as LensResult
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
+    from iglens_tl.lenses import Directions as Directions
     from iglens_tl.lenses import compare as compare
+    from iglens_tl.lenses import components as components
     from iglens_tl.lenses import conductance_by_position as conductance_by_position
     from iglens_tl.lenses import direct_logit_attribution as direct_logit_attribution
     from iglens_tl.lenses import fit_jacobian_lens as fit_jacobian_lens
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     from iglens_tl.lenses import path_sensitivity as path_sensitivity
     from iglens_tl.lenses import tuned_lens as tuned_lens
     from iglens_tl.models import load_model as load_model
+    from iglens_tl.readout import Entropy as Entropy
+    from iglens_tl.readout import KLToFinal as KLToFinal
+    from iglens_tl.readout import LogitDifference as LogitDifference
+    from iglens_tl.readout import ProbabilityDifference as ProbabilityDifference
+    from iglens_tl.readout import TokenSet as TokenSet
+    from iglens_tl.readout import Value as Value
     from iglens_tl.tuning import Translators as Translators
     from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
     from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
@@ -33,11 +41,19 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CompletenessWarning": "iglens_tl.lenses",
+    "Directions": "iglens_tl.lenses",
+    "Entropy": "iglens_tl.readout",
+    "KLToFinal": "iglens_tl.readout",
     "LensComparison": "iglens_tl.lens_comparison",
     "LensResult": "iglens_tl.lens_result",
+    "LogitDifference": "iglens_tl.readout",
+    "ProbabilityDifference": "iglens_tl.readout",
+    "TokenSet": "iglens_tl.readout",
     "Translators": "iglens_tl.tuning",
     "TunedLensWarning": "iglens_tl.tuning",
+    "Value": "iglens_tl.readout",
     "compare": "iglens_tl.lenses",
+    "components": "iglens_tl.lenses",
     "conductance_by_position": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
     "fit_jacobian_lens": "iglens_tl.lenses",
@@ -55,11 +71,19 @@ _HOMES = {
 
 __all__ = [
     "CompletenessWarning",
+    "Directions",
+    "Entropy",
+    "KLToFinal",
     "LensComparison",
     "LensResult",
+    "LogitDifference",
+    "ProbabilityDifference",
+    "TokenSet",
     "Translators",
     "TunedLensWarning",
+    "Value",
     "compare",
+    "components",
     "conductance_by_position",
     "direct_logit_attribution",
     "fit_jacobian_lens",

@@ -95,7 +95,14 @@ class ChordRows:
             torch.mm(projected, readout.unembed_columns(first, last), out=self.rows[:, first:last])
         centered = states if readout.norm is None else readout.norm.center(states)
         a, b = centered[self.chords.start].double(), centered[self.chords.end].double()
+        self._workspace = self.rows.new_empty(0)
         self._squares = tuple((x * y).mean(-1) for x, y in ((a, a), (a, b), (b, b)))
+
+    def workspace(self, n_entries: int) -> Float[Tensor, " entry"]:
+        """Return memory that the next call returns again: fresh pages cost more than arithmetic."""
+        if len(self._workspace) < n_entries:
+            self._workspace = self.rows.new_empty(n_entries)
+        return self._workspace
 
     def inverse_norm(self, nodes: Nodes) -> tuple[Tensor, Tensor]:
         """Return s(α) = 1 / sqrt(mean((C h(α))²) + eps) and its derivative, in float64."""

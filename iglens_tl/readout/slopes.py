@@ -21,8 +21,8 @@ from iglens_tl.readout.tiles import SMALLEST_EXPONENT
 from iglens_tl.readout.value import TokenValue, Value
 
 _SMALLEST_WEIGHT = 1e-11
-_BLOCK_ENTRIES = 2**21
-_SLICE_ENTRIES = 2**18
+_BLOCK_ENTRIES = 2**22
+_SLICE_ENTRIES = 2**20
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class GradientRows(ABC):
 
 
 def slopes_at(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
-    """Evaluate a value and its gradient at nodes of chords; see `blocks_of` for their number."""
+    """Evaluate a value and its gradient at nodes of chords; see `blocks_of` for their number.
+
+    The next call for the same rows overwrites the gradients.
+    """
     if isinstance(value, TokenValue):
         return _of_token_value(rows, value, nodes)
     return _of_whole_rows(rows, value, nodes)
@@ -73,81 +76,109 @@ def blocks_of(rows: ChordRows, nodes: Nodes) -> list[slice]:
 
 
 class _SoftmaxRows(GradientRows):
-    """q of a `TokenValue`: a multiple of the softmax, and single entries at the tokens."""
+    """q of a `TokenValue`: a multiple of the softmax, and single entries at the tokens.
 
-    def __init__(self, rows: ChordRows, nodes: Nodes, mix: Tensor) -> None:
+    Logits and end rows are taken relative to those of the value's first token. Where that token has
+    nearly all the probability, the terms that cancel are then zero from the start.
+    """
+
+    def __init__(self, rows: ChordRows, nodes: Nodes, value: TokenValue) -> None:
+        self.columns = value.columns(rows.chords.tokens[nodes.chord])
+        self.mix, self.mix_slope = rows.mixture(nodes)
+        self.softcap = rows.readout.transform.softcap
+        start, end = rows.chords.start[nodes.chord, None], rows.chords.end[nodes.chord, None]
+        at_tokens = [rows.rows[start, self.columns], rows.rows[end, self.columns]]
+        self.ends = torch.stack(at_tokens, dim=1).double()
+        raw = torch.bmm(self.mix, self.ends)
+        if rows.offset is not None:
+            raw = raw + rows.offset[self.columns][:, None].double()
+        self.logits, self.damping = _transformed(raw, self.softcap)
         self.slices: list[tuple[slice, Tensor, Tensor]] = []
+        self.maximum = torch.full_like(raw[:, :, 0], -torch.inf)
+        parts = []
         n_pieces, n_nodes = nodes.at.shape
         width = max(1024, _SLICE_ENTRIES // (n_pieces * n_nodes))
-        softcap, mix = rows.readout.transform.softcap, mix.to(rows.rows.dtype)
-        self.maximum = mix.new_full((n_pieces, n_nodes), -torch.inf, dtype=torch.float64)
-        parts = []
         for first in range(0, rows.readout.d_vocab, width):
             columns = slice(first, min(first + width, rows.readout.d_vocab))
-            ends = rows.ends(nodes, columns)
-            logits = torch.bmm(mix, ends)
-            if rows.offset is not None:
-                logits.add_(rows.offset[columns])
-            damping = None
-            if softcap is not None:
-                logits.div_(softcap).tanh_()
-                damping = 1 - logits.square()
-                logits.mul_(softcap)
-            maximum = logits.amax(2)
-            weights = logits.sub_(maximum[:, :, None]).clamp_min_(SMALLEST_EXPONENT).exp_()
-            total = weights.sum(2)
-            if damping is not None:
-                weights = weights * damping
-            pulls = torch.bmm(weights, ends.transpose(1, 2))
-            parts.append((maximum, torch.cat([total[:, :, None], pulls], dim=2).double()))
-            self.slices.append((columns, maximum.double(), weights))
-            self.maximum = torch.maximum(self.maximum, maximum.double())
+            maximum, sums, weights = self._slice(rows, nodes, columns, raw[:, :, :1])
+            parts.append((maximum, sums))
+            self.slices.append((columns, maximum, weights))
+            self.maximum = torch.maximum(self.maximum, maximum)
+        # Σ e^z, Σ e^z T′ and Σ e^z T′ (A, B), all relative to the first token.
         self.sums = torch.zeros_like(parts[0][1])
         for maximum, part in parts:
-            self.sums += torch.exp(maximum.double() - self.maximum)[:, :, None] * part
-        self.by_total = torch.zeros_like(self.maximum)
-        self.columns = self.by_tokens = torch.empty(0)
+            self.sums += torch.exp(maximum - self.maximum)[:, :, None] * part
+        self.log_normalizer = self.logits[:, :, 0] + self.maximum + self.sums[:, :, 0].log()
+        by_tokens, by_normalizer = value.slopes(self.logits, self.log_normalizer)
+        self.by_total = by_normalizer / self.sums[:, :, 0]
+        self.by_tokens = by_tokens * self.damping
+        probs = torch.exp(self.logits - self.log_normalizer[:, :, None])
+        self.at_tokens = self.by_tokens + by_normalizer[:, :, None] * probs * self.damping
+
+    def _slice(
+        self, rows: ChordRows, nodes: Nodes, columns: slice, reference: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the maximum, the sums and the weights e^(z − maximum) T′ of some columns."""
+        ends = rows.ends(nodes, columns).sub_(self.ends[:, :, :1].to(rows.rows))
+        n_pieces, n_nodes, _ = self.mix.shape
+        before = n_pieces * n_nodes * columns.start
+        logits = rows.workspace(n_pieces * n_nodes * rows.readout.d_vocab)[before:]
+        logits = logits[: n_pieces * n_nodes * ends.shape[2]].view(n_pieces, n_nodes, -1)
+        torch.bmm(self.mix.to(ends), ends, out=logits)
+        if rows.offset is not None:
+            first = rows.offset[self.columns[:, 0]]
+            logits.add_((rows.offset[columns] - first[:, None])[:, None])
+        damping = None
+        if self.softcap is not None:
+            logits.add_(reference.to(logits)).div_(self.softcap).tanh_()
+            damping = 1 - logits.square()
+            logits.mul_(self.softcap).sub_(self.logits[:, :, :1].to(logits))
+        maximum = logits.amax(2)
+        weights = logits.sub_(maximum[:, :, None]).clamp_min_(SMALLEST_EXPONENT).exp_()
+        total = damped = weights.sum(2)
+        if damping is not None:
+            damped = weights.mul_(damping).sum(2)
+        pulls = torch.bmm(weights, ends.transpose(1, 2))
+        sums = torch.cat([torch.stack([total, damped], dim=2), pulls], dim=2)
+        return maximum.double(), sums.double(), weights
 
     @property
     def sizes(self) -> Tensor:
         return self.by_total.abs().amax(1)
 
+    def pulls(self) -> Tensor:
+        """Return q · A and q · B."""
+        first = self.ends[:, :, :1]
+        shifted = torch.bmm(self.by_tokens, (self.ends - first).transpose(1, 2))
+        shifted = shifted + self.by_total[:, :, None] * self.sums[:, :, 2:]
+        left = self.by_tokens.sum(2) + self.by_total * self.sums[:, :, 1]
+        return shifted + left[:, :, None] * first.transpose(1, 2)
+
     def add_to(self, total: Tensor, owners: Tensor, weights: Tensor) -> None:
-        of_softmax = weights * self.by_total
-        of_softmax = F.hardshrink(of_softmax, _SMALLEST_WEIGHT)
+        of_softmax = F.hardshrink(weights * self.by_total, _SMALLEST_WEIGHT)
+        of_tokens = (weights[:, :, None] * self.at_tokens).sum(1).to(total)
         for columns, maximum, exponentials in self.slices:
             mix = (of_softmax * torch.exp(maximum - self.maximum)).to(exponentials)
             added = torch.bmm(mix[:, None], exponentials)[:, 0]
+            inside = (self.columns >= columns.start) & (self.columns < columns.stop)
+            piece, token = inside.nonzero(as_tuple=True)
+            added[piece, self.columns[piece, token] - columns.start] = of_tokens[piece, token]
             total[:, columns].index_add_(0, owners, added)
-        of_tokens = (weights[:, :, None] * self.by_tokens).sum(1).to(total)
-        rows = owners[:, None].expand_as(self.columns)
-        total.index_put_((rows, self.columns), of_tokens, accumulate=True)
 
 
 def _of_token_value(rows: ChordRows, value: TokenValue, nodes: Nodes) -> Slopes:
-    mix, mix_slope = rows.mixture(nodes)
-    softmax = _SoftmaxRows(rows, nodes, mix)
-    columns = value.columns(rows.chords.tokens[nodes.chord])
-    start, end = rows.chords.start[nodes.chord, None], rows.chords.end[nodes.chord, None]
-    ends = torch.stack([rows.rows[start, columns], rows.rows[end, columns]], dim=1).double()
-    logits = torch.bmm(mix, ends)
-    if rows.offset is not None:
-        logits = logits + rows.offset[columns][:, None].double()
-    damping = torch.ones_like(logits)
-    softcap = rows.readout.transform.softcap
-    if softcap is not None:
-        logits = torch.tanh(logits / softcap)
-        damping = 1 - logits.square()
-        logits = softcap * logits
-    total = softmax.sums[:, :, 0]
-    log_normalizer = softmax.maximum + total.log()
-    by_tokens, by_normalizer = value.slopes(logits, log_normalizer)
-    softmax.columns, softmax.by_tokens = columns, by_tokens * damping
-    softmax.by_total = by_normalizer / total
-    pulls = torch.bmm(softmax.by_tokens, ends.transpose(1, 2))
-    pulls = pulls + softmax.by_total[:, :, None] * softmax.sums[:, :, 1:]
-    slopes = (mix_slope * pulls).sum(2)
-    return Slopes(value.of_tokens(logits, log_normalizer), slopes, pulls, softmax)
+    softmax = _SoftmaxRows(rows, nodes, value)
+    values = value.of_tokens(softmax.logits, softmax.log_normalizer)
+    pulls = softmax.pulls()
+    return Slopes(values, (softmax.mix_slope * pulls).sum(2), pulls, softmax)
+
+
+def _transformed(raw: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """Return logits T(x) and their derivatives T′(x)."""
+    if softcap is None:
+        return raw, torch.ones_like(raw)
+    capped = torch.tanh(raw / softcap)
+    return softcap * capped, 1 - capped.square()
 
 
 class _WholeRows(GradientRows):
@@ -175,6 +206,5 @@ def _of_whole_rows(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
     if softcap is not None:
         gradients = gradients * (1 - (logits / softcap).square())
     pulls = torch.bmm(gradients, ends.transpose(1, 2)).double()
-    slopes = (mix_slope * pulls).sum(2)
     values = value.evaluate(logits, targets).double()
-    return Slopes(values, slopes, pulls, _WholeRows(gradients))
+    return Slopes(values, (mix_slope * pulls).sum(2), pulls, _WholeRows(gradients))
