@@ -64,7 +64,7 @@ class Directions:
         sites = self.sites(trace.adapter, layer, before)
         if not sites:
             return []
-        vectors = self.vectors.to(trace.states[sites[0]])
+        vectors = self.vectors.detach().to(trace.states[sites[0]])
         coefficients = self._coefficients(trace, sites, vectors)
 
         def shares(gradients: Tensor, targets: Tensor) -> Tensor:
@@ -104,14 +104,15 @@ def resolve_directions(directions: DirectionsLike, adapter: ModelAdapter) -> Dir
         ValueError: For vectors of another width than d_model, zero, NaN or infinite ones, more than
             least squares can tell apart, an unknown update or layers that the model lacks.
     """
-    if not isinstance(directions, Directions):
-        directions = Directions(_as_tensor(directions))
-    vectors, d_model = directions.vectors, adapter.readout.d_model
+    is_given = isinstance(directions, Directions)
+    vectors = directions.vectors if is_given else _as_tensor(directions)
+    d_model = adapter.readout.d_model
     if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != d_model:
         raise ValueError(
             f"directions have shape {tuple(vectors.shape)}, expected (number of directions, "
             f"{d_model}): one row of width d_model for each"
         )
+    directions = directions if is_given else Directions(vectors)
     lengths = vectors.double().norm(dim=1)
     bad = (~torch.isfinite(lengths) | (lengths == 0)).nonzero().flatten().tolist()
     if bad:
@@ -144,4 +145,7 @@ def _as_tensor(directions: Any) -> Tensor:
             "directions must be Directions or vectors of shape (number of directions, d_model), "
             f"got {type(directions).__name__}"
         )
-    return torch.as_tensor(directions).detach()
+    if not isinstance(directions, Tensor):
+        directions = np.asarray(directions)  # a list of numbers keeps its precision
+    vectors = torch.as_tensor(directions).detach()
+    return vectors if vectors.is_floating_point() else vectors.double()
