@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def random_vectors(n_directions, seed=0):
     return torch.randn(n_directions, D_MODEL, generator=generator, dtype=torch.float64)
 
 
-def measure(model, directions, **options):
+def measure(model, directions, **options: Any):
+    """Split the updates over directions; all of them are shown."""
     options = {"keep": 1000} | options
     return components(model, TEXT, by="direction", directions=directions, **options)
 
