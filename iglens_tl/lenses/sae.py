@@ -99,8 +99,8 @@ def _described_update(configuration: Any) -> tuple[str, int]:
     if getattr(configuration, "normalize_activations", "none") not in ("none", None):
         raise ValueError(
             f"the autoencoder normalises its input ({configuration.normalize_activations}), so its "
-            "coefficients are not in the units of the stream; fold the normalisation into its "
-            "weights first, one factor with sae.fold_activation_norm_scaling_factor(…)"
+            "coefficients are not in the units of the stream; a factor that is the same for all "
+            "states can be folded into its weights: sae.fold_activation_norm_scaling_factor(…)"
         )
     block, place = _parse_hook(hook)
     if place == "hook_resid_mid":
