@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iglens_tl.lenses import components as components
     from iglens_tl.lenses import conductance_by_position as conductance_by_position
     from iglens_tl.lenses import direct_logit_attribution as direct_logit_attribution
+    from iglens_tl.lenses import directions_from_sae as directions_from_sae
     from iglens_tl.lenses import fit_jacobian_lens as fit_jacobian_lens
     from iglens_tl.lenses import ig_lens as ig_lens
     from iglens_tl.lenses import jacobian_lens as jacobian_lens
@@ -56,6 +57,7 @@ _HOMES = {
     "components": "iglens_tl.lenses",
     "conductance_by_position": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
+    "directions_from_sae": "iglens_tl.lenses",
     "fit_jacobian_lens": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
     "jacobian_lens": "iglens_tl.lenses",
@@ -86,6 +88,7 @@ __all__ = [
     "components",
     "conductance_by_position",
     "direct_logit_attribution",
+    "directions_from_sae",
     "fit_jacobian_lens",
     "ig_lens",
     "jacobian_lens",

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 def components(
     prompt: PromptArgument,
     by: Annotated[
-        str, typer.Option(help="sublayer, head, head_source (what each head read) or neuron.")
+        str,
+        typer.Option(help="layer, sublayer, head, head_source (its reads) or neuron."),
     ] = "head",
     top: Annotated[int, typer.Option(help="Components to name, those of largest |credit|.")] = 20,
     model: ModelOption = "demo",
@@ -84,6 +85,7 @@ def components(
                     loaded,
                     text,
                     by=by,
+                    keep=top,
                     answer=answer,
                     generate=generate,
                     targets=target or None,

@@ -40,7 +40,9 @@ TargetOption: TypeAlias = Annotated[
 ChatOption: TypeAlias = Annotated[
     bool, typer.Option("--chat", help="Send the prompt as a user's chat message.")
 ]
-ValueOption: TypeAlias = Annotated[str, typer.Option(help="prob, logprob or logit.")]
+ValueOption: TypeAlias = Annotated[
+    str, typer.Option(help="prob, logprob, logit, entropy, kl_to_final or sequence_logprob.")
+]
 BackendOption: TypeAlias = Annotated[str, typer.Option(help="auto, hooked or bridge.")]
 DtypeOption: TypeAlias = Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")]
 DeviceOption: TypeAlias = Annotated[str, typer.Option(help="For example cpu or cuda.")]

@@ -49,7 +49,12 @@ def run(
     ] = False,
     baseline: Annotated[str, typer.Option(help="mean, mean_causal, zero or embed.")] = "mean",
     value: ValueOption = "prob",
-    estimator: Annotated[str, typer.Option(help="delta, gradient or riemann.")] = "delta",
+    path: Annotated[
+        str, typer.Option(help="The order of credit, such as hidden_states, reverse or straight.")
+    ] = "hidden_states",
+    estimator: Annotated[
+        str | None, typer.Option(help="delta, gradient, riemann, ps_ig or idgi.")
+    ] = None,
     n_steps: Annotated[
         int | None, typer.Option(help="Steps of riemann, or nodes of gradient.")
     ] = None,
@@ -92,6 +97,7 @@ def run(
                     targets=target or None,
                     layers=chosen,
                     sublayers=sublayers,
+                    path=path,
                     baseline=baseline,
                     value=value,
                     estimator=estimator,

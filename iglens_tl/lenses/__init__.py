@@ -21,4 +21,5 @@ from iglens_tl.lenses.layer_integrated_gradients import (
 from iglens_tl.lenses.logit_lens import logit_lens as logit_lens
 from iglens_tl.lenses.path_sensitivity import PathSensitivity as PathSensitivity
 from iglens_tl.lenses.path_sensitivity import path_sensitivity as path_sensitivity
+from iglens_tl.lenses.sae import directions_from_sae as directions_from_sae
 from iglens_tl.lenses.tuned_lens import tuned_lens as tuned_lens

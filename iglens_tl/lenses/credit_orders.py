@@ -28,6 +28,8 @@ PATHS = {
     "acting on exactly the input that it saw",
     "sublayers": "the same, with the state between attention and MLP of every block",
     "reverse": "the layers' frozen updates added last layer first, the embedding's step at the end",
+    "straight": "the straight line from baseline to last state, on which all updates grow together "
+    "(Aumann and Shapley 1974)",
     "straight_projected": "the straight line from baseline to last state, cut at the projections "
     "of the states; the cuts may run backwards",
     "straight_uniform": "the straight line cut into equal steps, without regard to the layers",
@@ -44,6 +46,13 @@ HIDDEN_STATE_PATHS = ("hidden_states", "sublayers")
 FROZEN_CHAINS = ("reverse", "straight_projected", "straight_uniform")
 SHAPLEY_PATHS = ("shapley_frozen", "shapley_skip")
 RECOMPUTED_PATHS = ("shapley_skip", "leave_one_out")
+_PATHS_OF_ESTIMATORS = {
+    "ps_ig": (*HIDDEN_STATE_PATHS, "straight"),
+    "idgi": ("straight",),
+    "delta": tuple(path for path in PATHS if path != "straight"),
+    "riemann": (*HIDDEN_STATE_PATHS, *FROZEN_CHAINS),
+    "gradient": (*HIDDEN_STATE_PATHS, *FROZEN_CHAINS, "straight"),
+}
 
 
 def resolve_path(
@@ -68,15 +77,18 @@ def resolve_path(
         raise ValueError(
             f"the paper's public code has no path={path!r}; leave out reference_compat=True"
         )
-    if layers is not None and path in RECOMPUTED_PATHS:
+    by_layer = path in (*RECOMPUTED_PATHS, "straight") or estimator == "ps_ig"
+    if layers is not None and by_layer:
         raise ValueError(
-            f"path={path!r} runs or skips every layer by itself; leave out layers, and add the "
-            "credits of layers if they are to be one"
+            f"path={path!r} with estimator={estimator!r} credits every layer by itself; leave out "
+            "layers, and add the credits of layers if they are to be one"
         )
-    if estimator != "delta" and path in (*SHAPLEY_PATHS, *RECOMPUTED_PATHS):
+    if path not in _PATHS_OF_ESTIMATORS.get(estimator, PATHS):
+        having = [name for name, paths in _PATHS_OF_ESTIMATORS.items() if path in paths]
         raise ValueError(
-            f"path={path!r} takes differences of values, which have nothing to integrate; leave "
-            f"out estimator={estimator!r}"
+            f"path={path!r} has no estimator={estimator!r}, only {', '.join(having)}: where layers "
+            "come one after another there are differences to take, and only what grows together "
+            "is split"
         )
     if n_permutations is not None and path not in SHAPLEY_PATHS:
         raise ValueError(
@@ -100,7 +112,7 @@ def plan_credit_order(
     n_permutations: Count | None,
     seed: Count,
 ) -> OrderLens:
-    """Return the lens of any order but `HIDDEN_STATE_PATHS`, with options that were checked."""
+    """Return the lens of any order but `HIDDEN_STATE_PATHS` and "straight", its options checked."""
     chain = build_chain(adapter, layers=layers)
     common: dict[str, Any] = {
         "adapter": adapter,

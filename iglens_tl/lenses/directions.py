@@ -37,7 +37,8 @@ class Directions:
     all directions.
 
     Attributes:
-        vectors: `[feature, d_model]`, the directions; their lengths matter only with `encode`.
+        vectors: `[feature, d_model]`, the directions. Their lengths matter only with `encode`; then
+            some may be zero, as those of a sparse autoencoder's dead features are.
         update: What is described, one of `UPDATES`.
         layers: The blocks that are described; None for all.
         encode: Maps states or outputs `[row, d_model]` to coefficients `[row, feature]`, such as a
@@ -101,8 +102,9 @@ def resolve_directions(directions: DirectionsLike, adapter: ModelAdapter) -> Dir
 
     Raises:
         TypeError: For anything but `Directions` or an array of vectors.
-        ValueError: For vectors of another width than d_model, zero, NaN or infinite ones, more than
-            least squares can tell apart, an unknown update or layers that the model lacks.
+        ValueError: For vectors of another width than d_model, NaN or infinite ones, without
+            `encode` zero ones or more than least squares can tell apart, an unknown update or
+            layers that the model lacks.
     """
     is_given = isinstance(directions, Directions)
     vectors = directions.vectors if is_given else _as_tensor(directions)
@@ -113,10 +115,13 @@ def resolve_directions(directions: DirectionsLike, adapter: ModelAdapter) -> Dir
             f"{d_model}): one row of width d_model for each"
         )
     directions = directions if is_given else Directions(vectors)
-    lengths = vectors.double().norm(dim=1)
-    bad = (~torch.isfinite(lengths) | (lengths == 0)).nonzero().flatten().tolist()
-    if bad:
-        raise ValueError(f"direction {bad[0]} is zero, NaN or infinite; leave such directions out")
+    sizes = vectors.abs().amax(dim=1)
+    bad = ~torch.isfinite(sizes)
+    if directions.encode is None:
+        bad |= sizes == 0
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise ValueError(f"direction {first} is zero, NaN or infinite; leave such directions out")
     if directions.update not in UPDATES:
         raise ValueError(
             f"unknown update {directions.update!r} of directions; choose one of "

@@ -20,10 +20,10 @@ from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
 from iglens_tl.lenses.chain import Chain, build_chain
+from iglens_tl.lenses.components import plan_components
 from iglens_tl.lenses.credit_orders import HIDDEN_STATE_PATHS, plan_credit_order, resolve_path
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
 from iglens_tl.lenses.options import Count, Layers, resolve_top_k
-from iglens_tl.lenses.order_lens import OrderLens
 from iglens_tl.lenses.path_start import start_needs, start_point
 from iglens_tl.lenses.running import Lens, run_lenses, state_point
 from iglens_tl.lenses.trace import Needs, Trace
@@ -57,7 +57,7 @@ def ig_lens(
     path: str = "hidden_states",
     baseline: BaselineLike = "mean",
     value: ValueLike = "prob",
-    estimator: str = "delta",
+    estimator: str | None = None,
     n_steps: Count | None = None,
     tolerance: float | None = None,
     n_permutations: Count | None = None,
@@ -86,8 +86,9 @@ def ig_lens(
             are additive: they share out the same `final − baseline`.
             "hidden_states" and "sublayers": the states that the model produced (early exit).
             "reverse": each layer's update as it was in the whole run, added last layer first.
-            "straight_projected", "straight_uniform": the straight line from baseline to last state,
-            cut at the projections of the states, or evenly.
+            "straight": all updates grow together on the line from baseline to last state (Aumann
+            and Shapley 1974). "straight_projected", "straight_uniform": that line, cut at the
+            projections of the states, or evenly.
             "shapley_frozen": each update's mean credit over all orders of adding them.
             "shapley_skip": each layer's mean credit over all orders of adding layers to a model
             that skips the others, recomputed: 2^n_layers forward passes for each text.
@@ -97,8 +98,10 @@ def ig_lens(
             "zero", "embed" (no credit for the embedding) or a vector of width d_model. Only the
             first segment depends on it, but for paths over frozen updates and straight lines.
         value: "prob", "logprob" (nats) or "logit", or a `Value`.
-        estimator: "delta" is exact; "gradient" integrates to a tolerance; "riemann" is the paper's
-            midpoint rule.
+        estimator: "delta" is exact, and the default but for path="straight", where "gradient" is;
+            "gradient" integrates to a tolerance; "riemann" is the paper's midpoint rule. "ps_ig"
+            (paths "hidden_states", "sublayers" and "straight") and "idgi" (path "straight") are
+            those of `components`.
         n_steps: Steps per segment of "riemann" (default 64, as in the reference code), or nodes of
             "gradient" before bisection (default 32).
         tolerance: Accepted error of "gradient" per segment; default 1e-5, or 1e-10 in float64.
@@ -133,7 +136,7 @@ def ig_lens(
         True
     """
     adapter = adapt(model)
-    lens = plan_ig_lens(
+    lens: Lens = plan_ig_lens(
         adapter,
         layers=layers,
         sublayers=sublayers,
@@ -152,7 +155,7 @@ def ig_lens(
         adapter,
         [lens],
         prompt,
-        readout=lens.readout,
+        readout=lens.readout if isinstance(lens, IGLens) else None,
         answer=answer,
         generate=generate,
         targets=targets,
@@ -169,17 +172,19 @@ def plan_ig_lens(
     path: str = "hidden_states",
     baseline: BaselineLike = "mean",
     value: ValueLike = "prob",
-    estimator: str = "delta",
+    estimator: str | None = None,
     n_steps: Count | None = None,
     tolerance: float | None = None,
     n_permutations: Count | None = None,
     seed: Count = 0,
     top_k: Count = 5,
     reference_compat: bool = False,
-) -> IGLens | OrderLens:
+) -> Lens:
     """Check the options of `ig_lens` and return the lens, ready to measure."""
     value, top_k = bind_value(adapter, value), resolve_top_k(top_k)
     start = resolve_baseline(baseline, d_model=adapter.readout.d_model)
+    if estimator is None:
+        estimator = "gradient" if path == "straight" else "delta"
     path = resolve_path(
         path,
         layers=layers,
@@ -188,6 +193,18 @@ def plan_ig_lens(
         n_permutations=n_permutations,
         reference_compat=reference_compat,
     )
+    if path == "straight" or estimator == "ps_ig":
+        return plan_components(
+            adapter,
+            by="sublayer" if path == "sublayers" else "layer",
+            path=path,
+            baseline=baseline,
+            value=value,
+            estimator=estimator,
+            n_steps=n_steps,
+            tolerance=tolerance,
+            name="ig_lens",
+        )
     if path not in HIDDEN_STATE_PATHS:
         return plan_credit_order(
             adapter,

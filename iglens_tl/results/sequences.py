@@ -39,7 +39,7 @@ def sum_over_targets(data: _Data) -> _Data:
             notes=(
                 *data.provenance.notes,
                 "values are sums over the tokens of each continuation; position and token id are "
-                "those of its first token",
+                "those of its first token; what belongs to single tokens is left out",
             ),
         ),
     )

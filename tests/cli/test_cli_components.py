@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-import iglens_tl
-from iglens_tl import LensResult, direct_logit_attribution
+from iglens_tl import LensResult, components
 from iglens_tl.cli.app import app
 from iglens_tl.cli.table import print_contributors
 from tests.support.results import make_component_result
@@ -21,17 +20,9 @@ TEXT = "w17 w42 w5 w88 w23"
 
 
 @pytest.fixture
-def call(toy_folder, monkeypatch):
+def call(toy_folder):
     """Return a function that calls `iglens components` on the Llama toy model."""
     folder = str(toy_folder("llama"))
-
-    def components(model, prompt, *, by, answer, generate, targets, baseline, value):
-        if by == "sources":
-            return make_component_result()
-        choice = {"answer": answer, "generate": generate, "targets": targets}
-        return direct_logit_attribution(model, prompt, **choice, split=by)
-
-    monkeypatch.setattr(iglens_tl, "components", components, raising=False)
 
     def invoke(*arguments: str):
         return CliRunner().invoke(app, ["components", TEXT, "--model", folder, *arguments])
@@ -43,7 +34,7 @@ def test_every_target_has_its_largest_components_the_others_and_the_sum(call, to
     outcome = call("--answer", " w9 w30", "--top", "3")
     assert outcome.exit_code == 0, outcome.stderr
     tables = outcome.stdout.split("\n\n")
-    result = direct_logit_attribution(toy, TEXT, answer=" w9 w30", split="head")
+    result = components(toy, TEXT, answer=" w9 w30", by="head")
     assert len(tables) == 2
     for row, table in enumerate(tables):
         lines = table.strip().splitlines()
@@ -55,21 +46,28 @@ def test_every_target_has_its_largest_components_the_others_and_the_sum(call, to
         assert [line.split()[1] for line in lines[2:5]] == names["segment"].tolist()[:3]
         assert lines[5].split()[:2] == [str(len(result.segments) - 3), "others"]
         assert lines[6].split() == ["sum", f"{result.sums[row]:+.4f}", "100.0%"]
-        assert lines[7].startswith(f"final − baseline {result.final[row]:+.4f}, error ")
+        change = result.final[row] - result.baseline[row]
+        assert lines[7].startswith(f"final − baseline {change:+.4f}, error ")
 
 
 def test_sources_are_named_by_their_tokens(call):
-    outcome = call("--by", "sources", "--top", "100")
+    outcome = call("--by", "head_source", "--answer", " w9", "--top", "200")
     lines = outcome.stdout.splitlines()
     assert lines[1].split() == ["rank", "component", "read", "credit", "share"]
     line = next(line for line in lines if "L1.H0<pos 1" in line)
-    assert line.split()[1:4] == ["L1.H0<pos", "1", "␣Hanoi"]
+    assert line.split()[1:4] == ["L1.H0<pos", "1", "␣w17"]
+
+
+def test_the_neurons_named_are_those_of_the_largest_credit(call):
+    outcome = call("--by", "neuron", "--answer", " w9", "--top", "5", "--format", "json")
+    segments = json.loads(outcome.stdout)["segments"]
+    assert sum(".mlp.n" in label for label in segments) == 5
 
 
 def test_csv_is_the_table_of_contributors(call, toy):
     outcome = call("--answer", " w9", "--top", "4", "--format", "csv")
     frame = pd.read_csv(io.StringIO(outcome.stdout))
-    result = direct_logit_attribution(toy, TEXT, answer=" w9", split="head")
+    result = components(toy, TEXT, answer=" w9", by="head")
     expected = result.contributors(top=4)
     assert list(frame.columns) == list(expected.columns)
     assert frame["segment"].tolist() == expected["segment"].tolist()
@@ -94,7 +92,7 @@ def test_results_and_figures_are_written_and_their_paths_told(call, tmp_path, su
     assert html.read_text().count("Plotly.newPlot(") == 3
 
 
-@pytest.mark.parametrize(("by", "figures"), [("sources", 4), ("sublayer", 2)])
+@pytest.mark.parametrize(("by", "figures"), [("head_source", 4), ("sublayer", 2)])
 def test_the_page_has_the_figures_that_the_components_allow(call, tmp_path, by, figures):
     html = tmp_path / "figures.html"
     assert call("--answer", " w9", "--by", by, "--html", str(html)).exit_code == 0
@@ -105,7 +103,7 @@ def test_the_page_has_the_figures_that_the_components_allow(call, tmp_path, by, 
     ("arguments", "message"),
     [
         (["--top", "0"], "--top must be at least 1, got 0"),
-        (["--by", "magic"], "unknown split 'magic'"),
+        (["--by", "magic"], "unknown split by='magic'"),
         (["--out", "result.txt"], "must end in .csv, .json or .parquet"),
         (["--html", "figure.png"], "must end in .html"),
         (["--target", " elephant"], "' elephant' is not in the vocabulary"),

@@ -127,17 +127,15 @@ def test_on_the_straight_line_equal_updates_have_equal_credit_and_double_ones_tw
 def test_ps_ig_weights_every_place_and_sums_to_the_final_less_the_mean(toy_model, path):
     model = reference_model(toy_model, "gpt2")
     readout, states, expected = adapt(model).readout, states_of(model, TEXT), {}
-    steps = list(steps_of(model))
+    on_one_line = path == "straight"
+    n_chords = 1 if on_one_line else N_LAYERS + 1
     means = []
-    if path == "straight":
-        mean, gradient = integrate(readout, states[0], states[-1], NEXT, weight=lambda at: at)
+    for number, (layer, start, end) in enumerate(steps_of(model)):
+        first, chord = (0, (states[0], states[-1])) if on_one_line else (number, (start, end))
+        mean, gradient = integrate(
+            readout, *chord, NEXT, weight=lambda at, first=first: (first + at) / n_chords
+        )
         means.append(mean)
-    for number, (layer, start, end) in enumerate(steps):
-        if path != "straight":
-            mean, gradient = integrate(
-                readout, start, end, NEXT, weight=lambda at, n=number: (n + at) / len(steps)
-            )
-            means.append(mean)
         expected |= shares(gradient, part_vectors(model, TEXT, layer))
     mean = torch.stack(means).mean(0).numpy()
     for by in ("sublayer", "head", "neuron"):

@@ -31,7 +31,7 @@ def model(toy_model):
 def gradients(model):
     """Return the integrated gradients of the layers, found by autograd."""
     states, readout = states_of(model, TEXT), adapt(model).readout
-    return [integrate(readout, *states[i : i + 2], NEXT)[1] for i in range(1, 1 + N_LAYERS)]
+    return [integrate(readout, before, after, NEXT)[1] for before, after in pairwise(states[1:])]
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +200,18 @@ def test_directions_that_are_zero_or_not_finite_are_named(toy, bad):
     vectors[2, 5] = bad
     if bad == 0:
         vectors[2] = 0
-    for directions in (vectors, Directions(vectors, encode=Encoder(4))):
+    # A sparse autoencoder may have dead features, but none that are not numbers.
+    encoded = [] if bad == 0 else [Directions(vectors, encode=Encoder(4))]
+    for directions in (vectors, Directions(vectors), *encoded):
         with pytest.raises(ValueError, match="direction 2 is zero, NaN or infinite; leave such"):
             measure(toy, directions)
+
+
+def test_features_of_an_encoder_may_be_dead(model):
+    vectors = random_vectors(7)
+    vectors[2] = 0
+    frame = measure(model, Directions(vectors, encode=Encoder())).to_frame()
+    assert not frame[["L0.f2", "L1.f2", "L2.f2"]].to_numpy().any()
 
 
 @pytest.mark.parametrize(

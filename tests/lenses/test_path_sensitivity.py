@@ -101,7 +101,7 @@ def test_options_reach_every_order(toy):
 def test_one_line_says_what_was_compared(sensitivity):
     text = repr(sensitivity)
     frame = sensitivity.to_frame()
-    assert text.startswith("PathSensitivity(9 targets, 8 orders: hidden_states, sublayers, ")
+    assert text.startswith("PathSensitivity(9 targets, 9 orders: hidden_states, sublayers, ")
     assert f"largest range {frame['range'].max():.2g} in probability" in text
     assert "\n" not in text
 
