@@ -6,7 +6,11 @@ from functools import partial
 
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.prompts.requests import Token, checked_token_id
-from iglens_tl.prompts.tokenization import encode_continuation, token_string
+from iglens_tl.prompts.tokenization import (
+    encode_continuation,
+    encode_rendered,
+    token_string,
+)
 from iglens_tl.readout import Value, ValueLike, resolve_value
 
 _CONTEXTS = ("A", "\n", ":")
@@ -29,15 +33,17 @@ def _token_id(adapter: ModelAdapter, token: Token) -> int:
     if adapter.tokenizer is None:
         raise ValueError(f"{adapter.name} has no tokenizer, so the value needs token ids")
     found: list[int] = []
+    unknown = adapter.tokenizer.unk_token_id
     # How a token is written may depend on what stands before it, and no text is given here.
     for context in _CONTEXTS:
+        if unknown in encode_rendered(adapter, context):
+            continue  # it would swallow the beginning of the token
         try:
             found = encode_continuation(adapter, context, token)
         except ValueError:
             continue
         if len(found) == 1:
             break
-    unknown = adapter.tokenizer.unk_token_id
     if not found or (unknown in found and token != adapter.tokenizer.unk_token):
         raise ValueError(f"the value names {token!r}, not in the vocabulary of {adapter.name}")
     if len(found) > 1:

@@ -31,7 +31,8 @@ def cache_of(model: Any, ids: list[int]) -> dict[str, Tensor]:
     """Return every activation of one text, without the batch axis."""
     with torch.no_grad():
         _, cache = model.run_with_cache(torch.tensor([ids]))
-    return {name: cache[name][0] for name in cache.keys()}  # noqa: SIM118
+    # Hooks inside experts fire for the tokens that were sent there, which may be none.
+    return {name: value[0] for name, value in cache.items() if len(value)}
 
 
 def part_vectors(model: Any, ids: list[int], layer: int | None) -> dict[str, Tensor]:
