@@ -137,24 +137,25 @@ def test_components_sum_to_coarser_ones_and_to_their_layers_credit(toy_model, na
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
 def test_components_on_the_other_paths_share_out_the_same_change(toy_model, name, backend):
     model = toy_model(name, backend)
+    is_parallel = adapt(model).block_kind == "parallel"
     options = [{"by": by, "path": "straight"} for by in ("layer", "sublayer", "head_source")]
-    usual, whole, *straight = run_together(model, *options)
-    for result in (whole, *straight):
+    options += [] if is_parallel else [{"path": "sublayers"}]
+    usual, whole, by_sublayer, by_source, *apart = run_together(model, *options)
+    for result in (whole, by_sublayer, by_source):
         np.testing.assert_allclose(result.baseline, usual.baseline, atol=1e-6)
         np.testing.assert_allclose(result.final, usual.final, atol=1e-6)
         np.testing.assert_allclose(result.completeness_error, 0, atol=1e-5)
         np.testing.assert_allclose(of_layers(result), of_layers(whole), atol=2e-6)
-    by_sublayer, by_source = straight
     assert_later_positions_get_nothing(by_source)
     for layer in range(N_LAYERS):
         heads = sum_of(by_source, layer, "source", "attn_bias")
         np.testing.assert_allclose(heads, sum_of(by_sublayer, layer, "attn"), atol=1e-6)
-    if adapt(model).block_kind == "parallel":
+    if is_parallel:
         with pytest.raises(NotApplicableError, match="in parallel on the same state"):
             components(model, TEXT, path="sublayers")
         return
     expected = ig_lens(model, TEXT, path="sublayers", top_k=0).to_frame()
-    found = components(model, TEXT, path="sublayers").to_frame()
+    found = apart[0].to_frame()
     labels = [f"L{layer}.{part}" for layer in range(N_LAYERS) for part in ("attn", "mlp")]
     np.testing.assert_allclose(found[labels], expected[labels], atol=1e-5)
 
@@ -183,10 +184,9 @@ def test_mixtures_of_experts_have_no_neurons(toy_model, name, backend):
 
 
 @pytest.mark.parametrize(("build", "name"), EVERY_OWN_MODEL)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_components_of_models_built_in_transformer_lens_add_up(build, name, dtype):
-    model = tamed(build(**OWN_MODELS[name])).to(getattr(torch, dtype))
-    atol = TOLERANCE[dtype]
+def test_components_of_models_built_in_transformer_lens_add_up(build, name):
+    model = tamed(build(**OWN_MODELS[name])).to(torch.float64)
+    atol = TOLERANCE["float64"]
     attention_only = name == "attention-only"
     skip = ("neuron",) if attention_only else ()
     exact, splits = split_every_way(model, skip)
