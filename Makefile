@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint format bench demo-model demo-lens clean
+.PHONY: demo test test-tl4 lint format bench components demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -34,6 +34,10 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.skipping
 	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout
+
+## Credit the heads of the embedded model's answers, ablate them and draw the pictures.
+components: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.components.show
 
 ## Train the embedded model again (about 40 minutes).
 demo-model: $(VENV)/.ready-dev

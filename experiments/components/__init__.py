@@ -1,0 +1,1 @@
+"""Which heads and tokens the embedded model's answers come from, checked by ablation."""
