@@ -11,6 +11,8 @@ import argparse
 import time
 from pathlib import Path
 
+import torch
+
 from experiments.components.curves import ablation_curves, head_scatter
 from experiments.components.markdown import tables_page
 from experiments.components.outcomes import FAMILIES, Family, measure
@@ -30,6 +32,8 @@ def main() -> None:
     parser.add_argument("--no-pictures", dest="pictures", action="store_false")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    # Matrices this small gain little from threads, and lose much on a busy machine.
+    torch.set_num_threads(1)
     adapter = adapt(load_model("demo"))
     start = time.perf_counter()
     outcomes = [measure(adapter, family, options.cases) for family in FAMILIES]
