@@ -21,6 +21,8 @@ from experiments.components.prompts import (
 )
 from experiments.components.statistics import rank_correlation_of_means
 from experiments.components.tables import ablation_table, role_table
+from experiments.demo_model.facts import all_facts
+from experiments.demo_model.families.fact_recall import is_phrasing_held_out, phrase_fact
 from experiments.demo_model.families.ioi import NAME
 from experiments.demo_model.split import is_held_out
 from iglens_tl import LogitDifference, components
@@ -161,7 +163,12 @@ def test_the_table_of_roles_names_the_heads_it_is_asked_for(credits):
     assert table.loc["L5.H1", "BOS"] == pytest.approx(credits.by_role[:, 5, 1, 0].mean())
 
 
-def test_the_pictured_name_pair_is_held_out_from_training():
+def test_the_pictured_prompts_are_held_out_from_training():
+    ioi_example, fact_example = (family.example for family in FAMILIES)
     template = "When {first} and {second} went to the {place}, {s} gave a {object} to"
-    assert FAMILIES[0].example[1] == " Adam"
-    assert is_held_out(NAME, template, *sorted(("Adam", "Daisy")))
+    assert ioi_example[0].startswith("When Adam and Daisy went to the")
+    assert is_held_out(NAME, template, "Adam", "Daisy")
+    fact = next(f for f in all_facts() if (f.relation, f.subject) == ("capital", "Greece"))
+    phrased = phrase_fact(fact, "statement", 5)
+    assert (phrased.prompt, phrased.answer) == fact_example
+    assert is_phrasing_held_out(fact, "statement", 5)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from experiments.components.prompts import Case, pad
@@ -22,6 +22,7 @@ from iglens_tl.models import ModelAdapter, capture
 
 KINDS = ("zero", "mean")
 SCOPES = ("last token", "all tokens")
+_CHUNKS = 4
 EFFECTS = ("p", "log p", "logit difference")
 
 
@@ -37,16 +38,14 @@ class Ablation:
         self.adapter = adapter
         self.tokens = pad(cases)
         self.last = torch.tensor([len(case.ids) - 1 for case in cases])
+        # Cases of similar length run together, which needs little filling up.
+        self.chunks = self.last.argsort().chunk(_CHUNKS)
         self.pairs = torch.tensor([[case.answer_id, case.other_id] for case in cases])
-        names = sorted({role for case in cases for role in case.roles})
-        longest = self.tokens.shape[1]
-        roles = [[*(names.index(role) for role in case.roles)] for case in cases]
-        self.roles = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in roles])
-        self.means: list[Tensor] = []
+        roles = _role_numbers(cases, self.tokens.shape[1])
         sites = [adapter.head_site(layer) for layer in range(adapter.n_layers)]
         found = capture(adapter, self.tokens, dict.fromkeys(sites, Tensor.clone))
         self.n_heads = found[sites[0]].shape[2]
-        self.means = [mean_of_others(found[site], self.roles) for site in sites]
+        self.means = [mean_of_others(found[site], roles) for site in sites]
         self.clean = self.run(torch.zeros(len(cases), adapter.n_layers, self.n_heads).bool())
 
     def run(
@@ -57,28 +56,35 @@ class Ablation:
         scope: str = "last token",
     ) -> Float[np.ndarray, "case effect"]:
         """Return the answers' p, log p and logit difference with these heads ablated."""
-        positions = torch.arange(self.tokens.shape[1])
-        if scope == "last token":
-            reached = positions == self.last[:, None]
-        else:
-            reached = (positions > 0) & (positions <= self.last[:, None])
-        hooks = [
-            (self.adapter.head_site(layer), partial(_replace, where=where, by=by))
-            for layer in range(self.adapter.n_layers)
-            if bool(heads[:, layer].any())
-            for where in [reached[:, :, None, None] & heads[:, layer, None, :, None]]
-            for by in [self.means[layer] if kind == "mean" else torch.zeros(())]
-        ]
-        site = self.adapter.post_site(self.adapter.n_layers - 1)
-        rows = torch.arange(len(self.tokens))
-        with self.adapter.model.hooks(fwd_hooks=hooks):
-            readers = {site: lambda states: states[rows, self.last].clone()}
-            states = capture(self.adapter, self.tokens, readers)[site]
+        states = torch.cat([self._last_states(rows, heads, kind, scope) for rows in self.chunks])
+        states = states[torch.cat(self.chunks).argsort()]
         logits = self.adapter.readout.logits(states).double()
         answers = logits.gather(1, self.pairs)
         log_prob = answers[:, 0] - logits.logsumexp(1)
         found = (log_prob.exp(), log_prob, answers[:, 0] - answers[:, 1])
         return torch.stack(found, dim=1).numpy()
+
+    def _last_states(
+        self, rows: Tensor, heads: Tensor, kind: str, scope: str
+    ) -> Float[Tensor, "row d_model"]:
+        """Return the last token's last states in some rows of the cases."""
+        last = self.last[rows, None]
+        positions = torch.arange(int(last.max()) + 1)
+        if scope == "last token":
+            reached = positions == last
+        else:
+            reached = (positions > 0) & (positions <= last)
+        hooks = []
+        for layer in range(self.adapter.n_layers):
+            if bool(heads[rows, layer].any()):
+                where = reached[:, :, None, None] & heads[rows, layer, None, :, None]
+                by = self.means[layer][rows, : len(positions)]
+                by = by if kind == "mean" else torch.zeros_like(by)
+                hooks.append((self.adapter.head_site(layer), partial(_replace, where=where, by=by)))
+        site = self.adapter.post_site(self.adapter.n_layers - 1)
+        readers = {site: lambda states: states[torch.arange(len(rows)), last[:, 0]].clone()}
+        with self.adapter.model.hooks(fwd_hooks=hooks):
+            return capture(self.adapter, self.tokens[rows, : len(positions)], readers)[site]
 
     def single_heads(self, *, kind: str, scope: str) -> Float[np.ndarray, "case layer head effect"]:
         """Return by how much p, log p and logit difference fall when each head alone is ablated."""
@@ -93,13 +99,13 @@ class Ablation:
 
 
 def mean_of_others(
-    z: Float[Tensor, "case pos head d_head"], roles: Any
+    z: Float[Tensor, "case pos head d_head"], roles: Int[Tensor, "case pos"]
 ) -> Float[Tensor, "case pos head d_head"]:
     """Return for every token the mean of what heads pass on at the other cases' tokens of its role.
 
     Args:
         z: What the heads pass on.
-        roles: `[case, pos]`, the number of each token's role, −1 for no token.
+        roles: The number of each token's role, −1 for no token.
 
     Raises:
         ValueError: For a role that only one case has.
@@ -124,6 +130,12 @@ def top_heads(
     flat = torch.from_numpy(np.ascontiguousarray(scores)).flatten(1)
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     return chosen.scatter(1, flat.topk(number, dim=1).indices, True).view(scores.shape)
+
+
+def _role_numbers(cases: Sequence[Case], longest: int) -> Int[Tensor, "case pos"]:
+    names = sorted({role for case in cases for role in case.roles})
+    rows = [[names.index(role) for role in case.roles] for case in cases]
+    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
 
 
 def _replace(activation: Tensor, hook: Any, *, where: Tensor, by: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Which heads and tokens answers come from, and what ablating these heads does to them.
 
-Run with `python -m experiments.components.show` (about three minutes on two cores); writes
+Run with `python -m experiments.components.show` (two to three minutes on two cores); writes
 TABLES.md, the numbers of all heads as CSV and the pictures into this folder. `--cases 10
 --no-pictures` gives a quick impression. Pictures need Chromium.
 """
@@ -11,10 +11,12 @@ import argparse
 import time
 from pathlib import Path
 
+import torch
+
+from experiments.components.curves import ablation_curves, head_scatter
 from experiments.components.markdown import tables_page
 from experiments.components.outcomes import FAMILIES, Family, measure
 from experiments.components.pictures import take_pictures
-from experiments.components.scatter import scatter
 from iglens_tl import components, load_model
 from iglens_tl.figures import Figure
 from iglens_tl.models import ModelAdapter, adapt
@@ -30,6 +32,8 @@ def main() -> None:
     parser.add_argument("--no-pictures", dest="pictures", action="store_false")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    # Matrices this small gain little from threads, and lose much on a busy machine.
+    torch.set_num_threads(1)
     adapter = adapt(load_model("demo"))
     start = time.perf_counter()
     outcomes = [measure(adapter, family, options.cases) for family in FAMILIES]
@@ -41,7 +45,10 @@ def main() -> None:
         file = options.out / f"{outcome.family.name}_heads.csv"
         outcome.heads.to_csv(file, float_format="%.5g")
     if options.pictures:
-        figures = {"credit_and_ablation": scatter(outcomes)}
+        figures = {
+            "heads": head_scatter(outcomes),
+            "ablations": ablation_curves(outcomes),
+        }
         for family in FAMILIES:
             figures |= example_figures(adapter, family)
         for written in take_pictures(figures, options.out):

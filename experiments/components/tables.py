@@ -88,8 +88,11 @@ def ablation_table(
     rng = np.random.default_rng(seed)
     orders = {
         "most credited": [credits.measures[CREDIT]],
+        "most credited, log p": [credits.measures["credit of log p"]],
+        "most credited, logit difference": [credits.measures["credit of logit difference"]],
         "most credited, straight path": [credits.measures["credit of p, straight path"]],
         "largest DLA": [credits.measures["DLA"]],
+        "largest DLA, logit difference": [credits.measures["DLA of logit difference"]],
         "random": [rng.random(shape) for _ in range(_RANDOM_DRAWS)],
         "smallest absolute credit": [-abs(credits.measures[CREDIT])],
         "most negative credit": [-credits.measures[CREDIT]],
