@@ -124,9 +124,8 @@ class ChordRows:
 
     def ends(self, nodes: Nodes, columns: slice) -> Float[Tensor, "piece 2 tile"]:
         """Return A and B of every piece's chord in some columns of the vocabulary."""
-        chosen = self.rows[:, columns]
-        start, end = self.chords.start[nodes.chord], self.chords.end[nodes.chord]
-        return torch.stack([chosen[start], chosen[end]], dim=1)
+        states = torch.stack([self.chords.start[nodes.chord], self.chords.end[nodes.chord]], dim=1)
+        return self.rows[:, columns].index_select(0, states.flatten()).view(len(nodes), 2, -1)
 
     def targets(self, nodes: Nodes, value: Value) -> Targets:
         """Return what a value may know at every node."""
@@ -143,10 +142,10 @@ class ChordRows:
         return Targets(tokens, logits[:, None].expand(-1, n_nodes, -1))
 
     def transformed(self, scaled: Tensor) -> Tensor:
-        """Return the model's logits for scaled rows of the whole vocabulary."""
-        logits = scaled if self.offset is None else scaled + self.offset
+        """Turn scaled rows of the whole vocabulary into the model's logits, in place."""
+        logits = scaled if self.offset is None else scaled.add_(self.offset)
         cap = self.readout.transform.softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
 
 def _offset(readout: Readout) -> Tensor | None:

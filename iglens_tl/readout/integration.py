@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.readout.chords import ChordRows, Nodes
-from iglens_tl.readout.slopes import Slopes, blocks_of, slopes_at
+from iglens_tl.readout.slopes import Slopes, blocks_of, slopes_at, values_at_ends
 from iglens_tl.readout.tiles import tile_columns
 from iglens_tl.readout.value import Value
 
@@ -239,13 +239,8 @@ class Integration:
         )
         first, places = _first_of_each(pairs)
         n_chords = len(chords)
-        nodes = Nodes(first % n_chords, (first >= n_chords).double()[:, None])
-        values = torch.cat(
-            [
-                slopes_at(rows, self.value, nodes.select(b)).values[:, 0]
-                for b in blocks_of(rows, nodes)
-            ]
-        ).cpu()
+        values = values_at_ends(rows, self.value, first % n_chords, first >= n_chords).cpu()
+        places = places.cpu()
         return values[places[:n_chords]], values[places[n_chords:]]
 
 

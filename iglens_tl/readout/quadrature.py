@@ -13,8 +13,9 @@ from iglens_tl.readout.integration import ChordIntegrals, Emphasis, Integration,
 from iglens_tl.readout.readout import Readout
 from iglens_tl.readout.value import Value
 
-_BYTES_AT_ONCE = 256 * 2**20
-_COARSE_NODES = 8
+_BYTES_AT_ONCE = 320 * 2**20
+_COARSE_NODES = (8, 16)
+_NODES_AT_ONCE = 16
 _MAX_PIECES_PER_CHORD = 64
 
 
@@ -41,7 +42,7 @@ def integrate_midpoint(
 
     def run(integration: Integration) -> None:
         whole = Pieces.whole(len(integration.rows.chords))
-        for part in at.split(_COARSE_NODES):
+        for part in at.split(_NODES_AT_ONCE):
             integration.add(whole, part, torch.full_like(part, 1 / n_steps))
 
     return _integrate(readout, value, chords, gradients, emphasis, run)
@@ -79,7 +80,7 @@ def integrate_adaptive(
     def run(integration: Integration) -> None:
         pieces = Pieces.whole(len(integration.rows.chords))
         change = integration.end - integration.start
-        for n in sorted({min(_COARSE_NODES, n_nodes), n_nodes}):
+        for n in (*(coarse for coarse in _COARSE_NODES if coarse < n_nodes), n_nodes):
             missed = integration.add(pieces, *_gauss_legendre(n), change, tolerance)
             pieces, change = pieces.select(missed), change[missed]
         left = torch.full_like(integration.end, _MAX_PIECES_PER_CHORD)
@@ -107,7 +108,7 @@ def _integrate(
     bytes_per_chord = readout.d_vocab * readout.dtype.itemsize * (2 if gradients else 1)
     size = max(1, _BYTES_AT_ONCE // bytes_per_chord)
     parts = []
-    for index in torch.arange(len(chords)).split(size):
+    for index in torch.arange(len(chords)).tensor_split(-(-len(chords) // size)):
         places = None
         if emphasis is not None:
             places = Emphasis(emphasis.places[index], emphasis.weight)
@@ -115,6 +116,7 @@ def _integrate(
         integration = Integration(rows, value, gradients, places)
         run(integration)
         parts.append(integration.result())
+        del rows, integration  # before the next ones take as much memory again
     return ChordIntegrals(
         start=torch.cat([part.start for part in parts]),
         end=torch.cat([part.end for part in parts]),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iglens_tl.readout.chords import ChordRows, Nodes
@@ -66,6 +66,34 @@ def slopes_at(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
     if isinstance(value, TokenValue):
         return _of_token_value(rows, value, nodes)
     return _of_whole_rows(rows, value, nodes)
+
+
+def values_at_ends(
+    rows: ChordRows, value: Value, chord: Int[Tensor, " end"], at_end: Bool[Tensor, " end"]
+) -> Float[Tensor, " end"]:
+    """Evaluate a value at the start or end of chords, in float64.
+
+    One row instead of the two of a place between makes this several times cheaper.
+    """
+    nodes = Nodes(chord, at_end.double()[:, None])
+    if not isinstance(value, TokenValue):
+        blocks = [nodes.select(block) for block in blocks_of(rows, nodes)]
+        return torch.cat([slopes_at(rows, value, block).values[:, 0] for block in blocks])
+    states = torch.where(at_end, rows.chords.end[chord], rows.chords.start[chord])
+    columns = value.columns(rows.chords.tokens[chord])
+    scale = rows.readout.transform.scale * rows.inverse_norm(nodes)[0]
+    raw = rows.rows[states[:, None], columns].double() * scale
+    if rows.offset is not None:
+        raw = raw + rows.offset[columns].double()
+    logits, _ = _transformed(raw, rows.readout.transform.softcap)
+    log_normalizers = []
+    for block in blocks_of(rows, nodes):
+        row = rows.transformed(rows.rows[states[block]].mul_(scale[block].to(rows.rows)))
+        row.sub_(logits[block, :1].to(row))
+        maximum = row.amax(1, keepdim=True)
+        total = row.sub_(maximum).clamp_min_(SMALLEST_EXPONENT).exp_().sum(1).double().log()
+        log_normalizers.append(logits[block, 0] + maximum[:, 0].double() + total)
+    return value.of_tokens(logits, torch.cat(log_normalizers))
 
 
 def blocks_of(rows: ChordRows, nodes: Nodes) -> list[slice]:
