@@ -31,6 +31,7 @@ format: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.comparison
 	$(BIN)/python -m experiments.benchmarks.conductance
+	$(BIN)/python -m experiments.benchmarks.components
 	$(BIN)/python -m experiments.benchmarks.skipping
 	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout

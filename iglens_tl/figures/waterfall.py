@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
+from iglens_tl.figures.heatmap import context_of
 from iglens_tl.figures.hover import hover_text, show_segment, sum_hover_text
 from iglens_tl.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
 from iglens_tl.figures.text import show_token
@@ -74,7 +75,10 @@ def waterfall(data: LensData, target: int | str, *, top: int | None = None) -> g
         )
     )
     figure.update_layout(
-        title={"text": f"{data.lens}: {show_token(named.token)} read at position {named.position}"},
+        title={
+            "text": f"{data.lens}: {show_token(named.token)} read at position {named.position}",
+            "subtitle": {"text": context_of(data, row)},
+        },
         template="plotly_white",
         width=max(560, 180 + 52 * (len(bars) + 2)),
         # Room for the labels, which stand aslant below the bars.
