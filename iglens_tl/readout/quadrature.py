@@ -13,7 +13,7 @@ from iglens_tl.readout.integration import ChordIntegrals, Emphasis, Integration,
 from iglens_tl.readout.readout import Readout
 from iglens_tl.readout.value import Value
 
-_BYTES_AT_ONCE = 320 * 2**20
+_BYTES_AT_ONCE = 400 * 2**20
 _COARSE_NODES = (8, 16)
 _NODES_AT_ONCE = 16
 _MAX_PIECES_PER_CHORD = 64

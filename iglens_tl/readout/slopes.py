@@ -21,8 +21,8 @@ from iglens_tl.readout.tiles import SMALLEST_EXPONENT
 from iglens_tl.readout.value import TokenValue, Value
 
 _SMALLEST_WEIGHT = 1e-11
-_BLOCK_ENTRIES = 2**22
-_SLICE_ENTRIES = 2**20
+_BLOCK_ENTRIES = 2**23
+_SLICE_ENTRIES = 2**21
 
 
 @dataclass(frozen=True)
