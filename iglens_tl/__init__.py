@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iglens_tl.causal import embedded_reference_texts as embedded_reference_texts
+    from iglens_tl.causal import layer_effects as layer_effects
     from iglens_tl.figures import write_html as write_html
     from iglens_tl.lens_comparison import LensComparison as LensComparison
     from iglens_tl.lens_result import LensResult as LensResult
@@ -58,10 +60,12 @@ _HOMES = {
     "conductance_by_position": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
     "directions_from_sae": "iglens_tl.lenses",
+    "embedded_reference_texts": "iglens_tl.causal",
     "fit_jacobian_lens": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
     "jacobian_lens": "iglens_tl.lenses",
     "layer_conductance": "iglens_tl.lenses",
+    "layer_effects": "iglens_tl.causal",
     "layer_integrated_gradients": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
     "logit_lens": "iglens_tl.lenses",
@@ -89,10 +93,12 @@ __all__ = [
     "conductance_by_position",
     "direct_logit_attribution",
     "directions_from_sae",
+    "embedded_reference_texts",
     "fit_jacobian_lens",
     "ig_lens",
     "jacobian_lens",
     "layer_conductance",
+    "layer_effects",
     "layer_integrated_gradients",
     "load_model",
     "logit_lens",

@@ -24,6 +24,7 @@ LAYERS = [
     "lens_result",
     "lens_comparison",
     "lenses",
+    "causal",
     "cli",
 ]
 OWNERS = {"transformer_lens": "models", "plotly": "figures", "typer": "cli"}

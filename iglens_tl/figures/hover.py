@@ -19,8 +19,8 @@ def hover_text(data: LensData, target: int, segment: int) -> str:
     lines = [
         *_heading(data, target),
         f"segment <b>{show_segment(data, target, segment)}</b> · {data.lens}",
-        f"{'credit' if data.additive else 'change'} {change}",
-        f"level after it {data.levels[target, segment]:.6f}",
+        f"{data.kind if data.kind in ('credit', 'effect') else 'change'} {change}",
+        f"level{'' if data.kind == 'effect' else ' after it'} {data.levels[target, segment]:.6f}",
     ]
     lines += [f"{name} {numbers[target, segment]:.4f}" for name, numbers in data.statistics.items()]
     if data.ranks is not None:

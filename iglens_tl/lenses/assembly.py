@@ -24,6 +24,7 @@ def assemble(
     lens: str,
     unit: str,
     additive: bool,
+    cumulative: bool = True,
     segments: Sequence[str],
     values: Float[Tensor, "target segment"],
     levels: Float[Tensor, "target segment"],
@@ -42,6 +43,7 @@ def assemble(
         lens: The lens's name.
         unit: Unit of the values.
         additive: Whether the values sum to `final − baseline`.
+        cumulative: Whether other values are read along the layers; see `LensData`.
         segments: Labels, one for each column of values.
         values: What the lens measured.
         levels: The level at the end of each segment.
@@ -67,6 +69,7 @@ def assemble(
         lens=lens,
         unit=unit,
         additive=additive,
+        cumulative=cumulative,
         segments=tuple(segments),
         texts=_texts(trace.adapter, trace.requests),
         targets=_targets(trace.adapter, trace.requests),

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.estimators import Estimator, credit_segments
-from iglens_tl.lenses.order_lens import STATE_BYTES, OrderLens
+from iglens_tl.lenses.order_lens import OrderLens
 from iglens_tl.lenses.path_start import start_states
 from iglens_tl.lenses.shapley import ShapleyRule
+from iglens_tl.lenses.state_values import STATE_BYTES, value_coalitions
 from iglens_tl.lenses.trace import Trace
 from iglens_tl.readout import Point, Reading
 
@@ -129,7 +130,7 @@ class FrozenShapley(OrderLens):
         def states_of(part: Bool[Tensor, "part player"]) -> Float[Tensor, "part row d_model"]:
             return start + torch.tensordot(part.to(updates), updates, dims=1)
 
-        between = self.values_of_coalitions(
-            trace, targets, self.rule.coalitions[1:-1], states_of, target_rows
+        between = value_coalitions(
+            trace, self.value, targets, self.rule.coalitions[1:-1], states_of, target_rows
         )
         return torch.cat([ends[:, :1], between, ends[:, 1:]], dim=1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.lens_result import LensResult
@@ -17,10 +16,7 @@ from iglens_tl.lenses.path_start import start_needs, start_point
 from iglens_tl.lenses.running import Lens, state_point
 from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.readout import Point, Reading, Readout, Value, read_levels, read_points
-
-STATE_BYTES = 32 * 2**20
-"""How many bytes of states are made at a time, beyond those of the trace."""
+from iglens_tl.readout import Point, Reading, Readout, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,41 +61,6 @@ class OrderLens(Lens):
         """Return the value at points that were read for this lens, the last state last."""
         return levels_of(trace, self.value, [readings[point.key] for point in points])
 
-    def values_of_coalitions(
-        self,
-        trace: Trace,
-        targets: Int[Tensor, " target"],
-        coalitions: Bool[Tensor, "coalition player"],
-        states_of: Callable[[Bool[Tensor, "part player"]], Float[Tensor, "part row d_model"]],
-        target_rows: Int[Tensor, " target"],
-    ) -> Float[Tensor, "target coalition"]:
-        """Value many coalitions, a few at a time, so that their states need `STATE_BYTES` at most.
-
-        Args:
-            trace: The texts, targets and model.
-            targets: Some of the targets.
-            coalitions: For each coalition who belongs to it.
-            states_of: Gives the last states of some coalitions.
-            target_rows: The row of these states at which each target is read.
-        """
-        final = state_point(trace, self.chain.sites[-1])
-        n_rows = int(target_rows.max()) + 1
-        row_bytes = self.readout.d_model * self.readout.dtype.itemsize
-        size = max(1, STATE_BYTES // (n_rows * row_bytes))
-        values = torch.empty(len(targets), len(coalitions), dtype=torch.float64)
-        for first in range(0, len(coalitions), size):
-            part = slice(first, first + size)
-            states = states_of(coalitions[part])
-            # One point for all: as many pairs of a target and a coalition as fit share a sweep.
-            rows = torch.arange(len(states))[:, None] * states.shape[1] + target_rows
-            point = Point("coalitions", states.flatten(0, 1), rows.flatten(), ranked=False)
-            token_ids = trace.token_ids[targets].repeat(len(states))
-            reading = read_points(self.readout, [point], token_ids)[point.key]
-            last = replace(final, target_rows=final.target_rows[targets].repeat(len(states)))
-            levels = read_levels(self.readout, self.value, [reading], token_ids, final=last)
-            values[:, part] = levels.view(len(states), -1).T
-        return values
-
     def result(
         self,
         trace: Trace,
@@ -108,6 +69,7 @@ class OrderLens(Lens):
         levels: Float[Tensor, "target segment"],
         ends: Float[Tensor, "target end"],
         additive: bool = True,
+        cumulative: bool = True,
         options: Mapping[str, object],
         notes: tuple[str, ...] = (),
         standard_errors: Float[Tensor, "target segment"] | None = None,
@@ -122,6 +84,7 @@ class OrderLens(Lens):
             levels: The level after each segment.
             ends: The value at the baseline and at the last state.
             additive: Whether the values sum to the difference of the two.
+            cumulative: Whether what does not sum is read along the layers.
             options: The order's own options.
             notes: What a reader must know.
             standard_errors: Those of sampled values.
@@ -133,6 +96,7 @@ class OrderLens(Lens):
             lens=self.name,
             unit=self.value.unit,
             additive=additive,
+            cumulative=cumulative,
             segments=self.chain.segments,
             values=values,
             levels=levels,

@@ -21,6 +21,7 @@ from iglens_tl.lenses.order_lens import OrderLens
 from iglens_tl.lenses.path_start import start_point
 from iglens_tl.lenses.running import state_point
 from iglens_tl.lenses.shapley import ShapleyRule
+from iglens_tl.lenses.state_values import value_coalitions
 from iglens_tl.lenses.trace import Trace
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.readout import Point, Reading
@@ -101,6 +102,7 @@ class LeaveOneOut(OrderLens):
             levels=levels[:, 1:],
             ends=levels[:, [0, -1]],
             additive=False,
+            cumulative=False,
             options={},
             notes=(_LEAVE_ONE_OUT_NOTE,),
             readings=[readings[point.key] for point in points[1:]],
@@ -120,7 +122,7 @@ def _values_by_text(
         target_rows = trace.target_rows[targets] - first_row
         yield (
             targets,
-            lens.values_of_coalitions(trace, targets, coalitions, states_of, target_rows),
+            value_coalitions(trace, lens.value, targets, coalitions, states_of, target_rows),
         )
         first_target += len(targets)
         first_row += len(positions)

@@ -15,7 +15,8 @@ from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.capture import capture
 from iglens_tl.prompts.requests import Request
 
-_TOKENS_PER_PASS = 4096
+TOKENS_PER_PASS = 4096
+"""How many tokens a forward pass has at most."""
 
 Reduction: TypeAlias = Callable[[Tensor, list[int]], Tensor]
 """Maps the activation of a whole text, such as `[pos, d_model]`, and its read positions to what to
@@ -92,7 +93,8 @@ def collect_trace(
     sites = list(dict.fromkeys(site for need in needs for site in need.sites))
     reductions = {name: r for need in needs for name, r in (need.reductions or {}).items()}
     by_text: dict[str, dict[int, Tensor]] = {name: {} for name in [*sites, *reductions]}
-    batches = _batches_of_equal_length(requests) if sites or reductions else []
+    lengths = [len(request.ids) for request in requests]
+    batches = batches_of_equal_length(lengths) if sites or reductions else []
     for batch in batches:
         kept = _run_batch(adapter, requests, read, batch, sites, reductions)
         for name, parts in kept.items():
@@ -113,6 +115,25 @@ def collect_trace(
     )
     _require_finite(trace)
     return trace
+
+
+def batches_of_equal_length(
+    lengths: Sequence[int], tokens_per_pass: int = TOKENS_PER_PASS
+) -> list[list[int]]:
+    """Return the indices of texts that share a forward pass, so that nothing is padded.
+
+    Args:
+        lengths: The length of each text.
+        tokens_per_pass: How many tokens a batch has at most; a longer text is alone.
+    """
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, length in enumerate(lengths):
+        by_length[length].append(index)
+    batches = []
+    for length, indices in by_length.items():
+        size = max(1, tokens_per_pass // length)
+        batches += [indices[first : first + size] for first in range(0, len(indices), size)]
+    return batches
 
 
 def _run_batch(
@@ -147,17 +168,6 @@ def _run_batch(
     tokens = torch.tensor([requests[index].ids for index in batch])
     taken = capture(adapter, tokens, {site: reader(site) for site in read_sites})
     return kept | {site: list(taken[site].split(sizes)) for site in sites}
-
-
-def _batches_of_equal_length(requests: Sequence[Request]) -> list[list[int]]:
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, request in enumerate(requests):
-        by_length[len(request.ids)].append(index)
-    batches = []
-    for length, indices in by_length.items():
-        size = max(1, _TOKENS_PER_PASS // length)
-        batches += [indices[first : first + size] for first in range(0, len(indices), size)]
-    return batches
 
 
 def _target_rows(requests: Sequence[Request], read: list[list[int]]) -> Tensor:

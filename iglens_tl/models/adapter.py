@@ -61,7 +61,11 @@ class ModelAdapter:
     @property
     def embed_site(self) -> str:
         """Hook of the embedding state, the input of the first block."""
-        return "blocks.0.hook_resid_pre"
+        return self.pre_site(0)
+
+    def pre_site(self, layer: int) -> str:
+        """Return the hook of the state before a block."""
+        return f"blocks.{layer}.hook_resid_pre"
 
     def post_site(self, layer: int) -> str:
         """Return the hook of the state after a block."""

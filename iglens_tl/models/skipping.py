@@ -22,6 +22,8 @@ def run_skipping(
     ids: Sequence[int],
     keep: Bool[Tensor, "row layer"],
     positions: Sequence[int],
+    *,
+    first_token: bool = True,
 ) -> Float[Tensor, "row position d_model"]:
     """Return the last residual states of a text when only some of the blocks run.
 
@@ -38,6 +40,8 @@ def run_skipping(
         ids: The text.
         keep: For each row the blocks that run. Rows may repeat, in any order.
         positions: Where the states are read, counted from 0.
+        first_token: Whether blocks are skipped at the first token too. Models keep large states
+            there, on which heads rest that have nothing to read; False runs all blocks there.
 
     Returns:
         The states in the readout's precision and on its device, in the order of the rows.
@@ -50,13 +54,30 @@ def run_skipping(
     # Sorted like words, so that rows of one pass share as many decisions as possible.
     coalitions, coalition_of_row = torch.unique(keep.cpu(), dim=0, return_inverse=True)
     rows_per_pass = max(1, _TOKENS_PER_PASS // len(ids))
-    merge = _batch_may_change(adapter)
-    passes = [
-        _run_pass(adapter, ids, _plan(part, merge=merge), positions)
-        for part in coalitions.split(rows_per_pass)
-    ]
+    merge = batch_may_change(adapter)
+    everybody = torch.ones_like(coalitions[:1])
+    passes = []
+    for part in coalitions.split(rows_per_pass):
+        # Being the last in order, the run with all blocks is the last row of every block.
+        rows = part if first_token else torch.cat([part, everybody])
+        states = _run_pass(adapter, ids, _plan(rows, merge=merge), positions, first_token)
+        passes.append(states[: len(part)])
     states = torch.cat(passes)
     return states[coalition_of_row.to(states.device)]
+
+
+def batch_may_change(adapter: ModelAdapter) -> bool:
+    """Return whether every block of a model may run another number of rows.
+
+    What is computed once before the blocks (position ids, rotary tables, masks) has one row, which
+    serves any number of them, with two exceptions in Hugging Face's code: ALiBi, which BLOOM and
+    Falcon fold with the batch into one axis, and XGLM, which compares its mask with the batch.
+    """
+    if adapter.backend == "hooked":
+        return True
+    config = adapter.model.cfg
+    alibi = getattr(config, "positional_embedding_type", None) == "alibi"
+    return not alibi and getattr(config, "architecture", None) != "XGLMForCausalLM"
 
 
 @dataclass(frozen=True)
@@ -81,13 +102,17 @@ def _run_pass(
     ids: Sequence[int],
     steps: Sequence[_Step],
     positions: Sequence[int],
+    first_token: bool,
 ) -> Float[Tensor, "row position d_model"]:
-    """Run the blocks once, on the rows that each step asks for."""
+    """Run the blocks once, on the rows that each step asks for.
+
+    Without the first token among what is skipped, all rows take its states from the last one.
+    """
     inputs: dict[int, Tensor] = {}
 
     def enter(state: Tensor, hook: Any, layer: int) -> Tensor:
         del hook
-        _require_rows(adapter, _pre_site(layer), state, steps[layer].n_before)
+        _require_rows(adapter, adapter.pre_site(layer), state, steps[layer].n_before)
         # Blocks may add to their input in place.
         inputs[layer] = state.clone()
         return state[steps[layer].running]
@@ -100,11 +125,13 @@ def _run_pass(
         after = output.new_empty(len(step.kept), *output.shape[1:])
         after[step.kept] = output[step.sources[step.kept]]
         after[~step.kept] = passed_on[step.sources[~step.kept]]
+        if not first_token:
+            after[:-1, 0] = after[-1, 0]
         return after
 
     hooks: list[tuple[str, Any]] = []
     for layer in range(adapter.n_layers):
-        hooks.append((_pre_site(layer), partial(enter, layer=layer)))
+        hooks.append((adapter.pre_site(layer), partial(enter, layer=layer)))
         hooks.append((adapter.post_site(layer), partial(leave, layer=layer)))
     tokens = torch.tensor([list(ids)]).expand(steps[0].n_before, -1)
     last_site = adapter.post_site(adapter.n_layers - 1)
@@ -112,20 +139,6 @@ def _run_pass(
     with adapter.model.hooks(fwd_hooks=hooks):
         states = capture(adapter, tokens, readers)[last_site]
     return states.to(adapter.readout.device, adapter.readout.dtype)
-
-
-def _batch_may_change(adapter: ModelAdapter) -> bool:
-    """Return whether every block of a model may run another number of rows.
-
-    What is computed once before the blocks (position ids, rotary tables, masks) has one row, which
-    serves any number of them, with two exceptions in Hugging Face's code: ALiBi, which BLOOM and
-    Falcon fold with the batch into one axis, and XGLM, which compares its mask with the batch.
-    """
-    if adapter.backend == "hooked":
-        return True
-    config = adapter.model.cfg
-    alibi = getattr(config, "positional_embedding_type", None) == "alibi"
-    return not alibi and getattr(config, "architecture", None) != "XGLMForCausalLM"
 
 
 def _plan(keep: Bool[Tensor, "row layer"], *, merge: bool) -> list[_Step]:
@@ -156,10 +169,6 @@ def _plan(keep: Bool[Tensor, "row layer"], *, merge: bool) -> list[_Step]:
         steps.append(_Step(n_before, running, kept, sources))
         row_of = begins.cumsum(0) - 1
     return steps
-
-
-def _pre_site(layer: int) -> str:
-    return f"blocks.{layer}.hook_resid_pre"
 
 
 def _require_rows(adapter: ModelAdapter, site: str, state: Tensor, expected: int) -> None:

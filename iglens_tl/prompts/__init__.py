@@ -1,6 +1,7 @@
 """Prompts: from text, chat or token ids to the tokens that are attributed."""
 
 from iglens_tl.prompts.prompt import PromptLike as PromptLike
+from iglens_tl.prompts.prompt import as_prompts as as_prompts
 from iglens_tl.prompts.requests import Request as Request
 from iglens_tl.prompts.requests import Tokens as Tokens
 from iglens_tl.prompts.requests import build_requests as build_requests

@@ -77,6 +77,9 @@ class Provenance:
     notes: tuple[str, ...] = ()
 
 
+_PER_SEGMENT = ("credit", "effect")
+
+
 @dataclass(frozen=True, eq=False)
 class LensData:
     """The numbers of one lens for one or several texts.
@@ -95,6 +98,9 @@ class LensData:
         ranks: `[target, segment]`, the target's rank at the end of each segment, 1 for the most
             probable token; None if not computed.
         top: The most probable tokens at the end of each segment; None if not computed.
+        cumulative: Whether what is no credit is read along the layers (levels, conductances), so
+            that the differences of levels say what changes in a segment. False for separate
+            effects, of which every one says it by itself.
         statistics: By name, `[target, segment]` numbers that are known of each segment's end, such
             as "entropy" and "kl_to_final" (KL from the model's own distribution), in nats.
         provenance: Where the numbers come from.
@@ -112,6 +118,7 @@ class LensData:
     final: Float[np.ndarray, " target"]
     ranks: Int[np.ndarray, "target segment"] | None = None
     top: TopTokens | None = None
+    cumulative: bool = True
     statistics: Mapping[str, Float[np.ndarray, "target segment"]] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -139,15 +146,17 @@ class LensData:
 
     @property
     def kind(self) -> str:
-        """What the values are: "credit", "level", or "value" for anything else."""
+        """What the values are: "credit", "level", "effect", or "value" for anything else."""
         if self.additive:
             return "credit"
+        if not self.cumulative:
+            return "effect"
         return "level" if np.array_equal(self.values, self.levels) else "value"
 
     @property
     def changes(self) -> Float[np.ndarray, "target segment"]:
-        """What happens in each segment: the values, or for a level lens the change of the level."""
-        return self.values if self.additive else self.levels - self._starts()
+        """What belongs to each segment: its credit or effect, or for others the level's change."""
+        return self.values if self.kind in _PER_SEGMENT else self.levels - self._starts()
 
     @property
     def completeness_error(self) -> Float[np.ndarray, " target"]:
@@ -157,8 +166,10 @@ class LensData:
 
     @property
     def segment_error(self) -> Float[np.ndarray, "target segment"]:
-        """What each value misses of the change of the level over its segment; 0 for a level."""
-        return self.changes - (self.levels - self._starts())
+        """What each credit misses of the change of the level over its segment; 0 for others."""
+        if not self.additive:
+            return np.zeros_like(self.values)
+        return self.values - (self.levels - self._starts())
 
     def _starts(self) -> Float[np.ndarray, "target segment"]:
         return np.concatenate([self.baseline[:, None], self.levels[:, :-1]], axis=1)

@@ -109,6 +109,7 @@ def _header(data: LensData) -> dict[str, Any]:
         "lens": data.lens,
         "unit": data.unit,
         "additive": data.additive,
+        "cumulative": data.cumulative,
         "statistics": list(data.statistics),
         "provenance": asdict(data.provenance),
         "segments": list(data.segments),
@@ -144,6 +145,7 @@ def _fields(header: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
         "lens": header["lens"],
         "unit": header["unit"],
         "additive": header["additive"],
+        "cumulative": header.get("cumulative", True),
         "segments": tuple(segments),
         "texts": tuple(Text(tuple(t["ids"]), tuple(t["tokens"])) for t in header["texts"]),
         "targets": tuple(

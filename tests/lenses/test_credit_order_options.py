@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iglens_tl import ig_lens
-from iglens_tl.lenses import order_lens
+from iglens_tl.lenses import state_values
 from iglens_tl.lenses.credit_orders import PATHS, SHAPLEY_PATHS
 from tests.support.cases import HAS_HOOKED, IDS
 from tests.support.native import native_bridge, native_hooked
@@ -34,7 +34,7 @@ def test_candidates_for_one_position_are_credited_each_by_itself(toy, path):
 @pytest.mark.parametrize("path", [*SHAPLEY_PATHS, "leave_one_out"])
 def test_the_size_of_a_part_changes_nothing(toy, path, monkeypatch):
     whole = ig_lens(toy, BATCH, path=path)
-    monkeypatch.setattr(order_lens, "STATE_BYTES", 1000)
+    monkeypatch.setattr(state_values, "STATE_BYTES", 1000)
     monkeypatch.setattr("iglens_tl.lenses.frozen_orders.STATE_BYTES", 1000)
     np.testing.assert_allclose(ig_lens(toy, BATCH, path=path).values, whole.values, atol=1e-6)
 

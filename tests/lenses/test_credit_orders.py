@@ -104,7 +104,8 @@ def test_recomputed_orders_agree_with_zeroing_the_updates_of_skipped_layers(
 
 def test_the_levels_of_leave_one_out_are_the_logit_lens(toy):
     alone, usual = (ig_lens(toy, IDS, path=path) for path in ("leave_one_out", "hidden_states"))
-    assert not alone.additive and alone.kind == "value"
+    assert not alone.additive and alone.kind == "effect"
+    np.testing.assert_array_equal(alone.changes, alone.values)
     np.testing.assert_array_equal(alone.levels, usual.levels)
     np.testing.assert_array_equal(alone.ranks, usual.ranks)
     np.testing.assert_array_equal(alone.values[:, 0], usual.values[:, 0])

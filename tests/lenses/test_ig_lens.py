@@ -131,7 +131,7 @@ def test_many_equal_prompts_are_split_into_several_forward_passes(toy, monkeypat
 
     prompts = [[1, 5 + index, 6, 7] for index in range(9)]
     whole = ig_lens(toy, prompts)
-    monkeypatch.setattr(trace, "_TOKENS_PER_PASS", 8)
+    monkeypatch.setattr(trace, "TOKENS_PER_PASS", 8)
     assert_same_numbers(ig_lens(toy, prompts), whole)
 
 
