@@ -18,6 +18,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks.measuring import machine
 from experiments.benchmarks.timing import fastest_in_turns
 from iglens_tl import Translators, compare, load_model
 from iglens_tl.models.loading import DEMO_FOLDER
@@ -32,7 +33,7 @@ CASES = {
 
 def main() -> None:
     """Measure and print the table."""
-    table = Table(title=f"four lenses on one forward pass, {torch.get_num_threads()} CPU threads")
+    table = Table(title=f"four lenses on one forward pass, {machine()}")
     for column in ("model", "targets", "dearest lens", "seconds", "comparison", "ratio", "aim"):
         table.add_column(column, justify="left" if column in ("model", "targets") else "right")
     for name, model in {"demo": load_model("demo"), "random Llama": random_llama()}.items():

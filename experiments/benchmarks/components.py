@@ -13,16 +13,15 @@ import gc
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from experiments.benchmarks.measuring import extra_memory_mb, machine, without_denormals
 from experiments.benchmarks.timing import fastest_in_turns, timed
 from iglens_tl import components, ig_lens
 from iglens_tl.models import ModelAdapter, adapt, capture
@@ -46,11 +45,11 @@ def main() -> None:
     adapter = random_model(options.device)
     ids = greedy_text(adapter, options.targets)
     if options.memory_of:
-        print(extra_memory_mb(adapter, ids, options.memory_of))
+        print(memory_of(adapter, ids, options.memory_of))
         return
     console = Console(width=130)
     table = Table(
-        title=f"{N_LAYERS} layers, {N_HEADS} heads, {D_VOCAB:,} tokens; {_machine(options)}"
+        title=f"{N_LAYERS} layers, {N_HEADS} heads, {D_VOCAB:,} tokens; {machine(options.device)}"
     )
     for column in ("measured", "seconds", "beside", "seconds", "ratio", "aim"):
         table.add_column(column, justify="left" if column in ("measured", "beside") else "right")
@@ -111,7 +110,7 @@ def autograd_heads(adapter: ModelAdapter, ids: list[int], n_targets: int, found:
             start, end = kept[sites[layer]][target], kept[sites[layer + 1]][target]
             points = torch.lerp(start, end, at[:, None]).requires_grad_()
             logits = adapter.readout.logits(points)
-            logits.register_hook(_without_denormals)
+            logits.register_hook(without_denormals)
             probs = logits.log_softmax(-1)[:, ids[target + 1]].exp()
             (gradients,) = torch.autograd.grad(probs.sum(), points)
             weight = adapter.model.blocks[layer].attn.W_O.detach()
@@ -166,30 +165,10 @@ def memory_table(n_targets: int) -> Table:
     return table
 
 
-def extra_memory_mb(adapter: ModelAdapter, ids: list[int], by: str) -> float:
-    """Return by how much the peak of resident memory exceeds the memory held before the call."""
+def memory_of(adapter: ModelAdapter, ids: list[int], by: str) -> float:
+    """Return the extra memory of a split in MB, after a short run that does not count."""
     components(adapter, ids[:3], by=by)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
-    before = _memory_mb("VmRSS")
-    components(adapter, ids, by=by)
-    return _memory_mb("VmHWM") - before
-
-
-def _without_denormals(gradient: Tensor) -> Tensor:
-    return gradient.masked_fill(gradient.abs() < torch.finfo(gradient.dtype).tiny, 0)
-
-
-def _machine(options: argparse.Namespace) -> str:
-    if options.device == "cpu":
-        return f"{torch.get_num_threads()} CPU threads"
-    return torch.cuda.get_device_name(options.device)
-
-
-def _memory_mb(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status has no {field}")
+    return extra_memory_mb(lambda: components(adapter, ids, by=by))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.benchmarks.comparison import random_llama
+from experiments.benchmarks.measuring import machine
 from experiments.benchmarks.timing import fastest_in_turns
 from iglens_tl import CompletenessWarning, layer_conductance, load_model
 from iglens_tl.lenses.path_values import parts_of_path, value_at
@@ -42,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", CompletenessWarning)
-    table = Table(title=f"{N_STEPS} steps, {torch.get_num_threads()} CPU threads")
+    table = Table(title=f"{N_STEPS} steps, {machine()}")
     for column in ("model", "text", "conductance", "bare", "ratio", "aim"):
         table.add_column(column, justify="left" if column in ("model", "text") else "right")
     table.add_column("bare, no unembedding", justify="right")

@@ -11,13 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from experiments.benchmarks.measuring import extra_memory_mb, machine, without_denormals
 from experiments.benchmarks.timing import fastest_in_turns, timed
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
 from iglens_tl.readout import (
@@ -68,11 +68,13 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
-        print(extra_memory_mb(options.memory_of, options.targets))
+        print(memory_of(options.memory_of, options.targets))
         return
     readout = random_readout(options.device)
     paths = random_paths(readout, options.targets)
-    table = Table(title=f"{D_MODEL} × {D_VOCAB:,} readout, {N_LAYERS} layers, {_machine(options)}")
+    table = Table(
+        title=f"{D_MODEL} × {D_VOCAB:,} readout, {N_LAYERS} layers, {machine(options.device)}"
+    )
     for column in ("measured", "seconds", "beside", "seconds", "ratio", "aim"):
         table.add_column(column, justify="left" if column in ("measured", "beside") else "right")
     for row in speed_rows(readout, paths, options.repeats):
@@ -175,15 +177,14 @@ def grid_credits(readout: Readout, paths: Paths) -> Tensor:
 def autograd_credits(readout: Readout, paths: Paths) -> Tensor:
     """Integrate gradients from a backward pass at every midpoint, as the reference code does.
 
-    Denormal gradients of the logits are set to zero, in its favour: on a CPU they make single
-    backward products thirty times slower.
+    Denormal gradients of the logits are set to zero, in its favour.
     """
     grid = (torch.arange(AUTOGRAD_STEPS, device=readout.device) + 0.5) / AUTOGRAD_STEPS
     credits = []
     for tokens, points, displacement in _interpolated(paths, grid):
         points.requires_grad_()
         logits = readout.logits(points)
-        logits.register_hook(_without_denormals)
+        logits.register_hook(without_denormals)
         log_probs = logits.log_softmax(-1)
         probs = log_probs.gather(2, tokens[:, None, None].expand(-1, len(grid), 1)).exp()
         (gradient,) = torch.autograd.grad(probs.sum(), points)
@@ -207,16 +208,13 @@ def memory_table() -> Table:
     return table
 
 
-def extra_memory_mb(estimator: str, n_targets: int) -> float:
-    """Return by how much the peak of resident memory exceeds the memory held before the call."""
+def memory_of(estimator: str, n_targets: int) -> float:
+    """Return the extra memory of an estimator in MB, after a short run that does not count."""
     readout = random_readout()
     paths = random_paths(readout, n_targets)
     credits_of(readout, random_paths(readout, 1), DELTA, top_k=5)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
-    before = _memory_mb("VmRSS")
     method = DELTA if estimator == "delta" else GRADIENT
-    credits_of(readout, paths, method, top_k=5)
-    return _memory_mb("VmHWM") - before
+    return extra_memory_mb(lambda: credits_of(readout, paths, method, top_k=5))
 
 
 def _interpolated(paths: Paths, grid: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -230,25 +228,8 @@ def _interpolated(paths: Paths, grid: Tensor) -> Iterator[tuple[Tensor, Tensor, 
         yield tokens[part].to(points.device), points, at_end - at_start
 
 
-def _without_denormals(gradient: Tensor) -> Tensor:
-    return gradient.masked_fill(gradient.abs() < torch.finfo(gradient.dtype).tiny, 0)
-
-
 def _row(what: str, seconds: float, beside: str, other: float, ratio: float, aim: str) -> tuple:
     return what, f"{seconds:.2f}", beside, f"{other:.2f}", f"{ratio:.2f}", aim
-
-
-def _machine(options: argparse.Namespace) -> str:
-    if options.device == "cpu":
-        return f"{torch.get_num_threads()} CPU threads"
-    return torch.cuda.get_device_name(options.device)
-
-
-def _memory_mb(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
+from experiments.benchmarks.measuring import machine
 from experiments.benchmarks.timing import fastest_in_turns
 from iglens_tl.models import ModelAdapter, adapt, capture
 from iglens_tl.models.skipping import run_skipping
@@ -36,10 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    title = (
-        f"{N_LAYERS} blocks of width {D_MODEL}, {N_TOKENS} tokens, "
-        f"{torch.get_num_threads()} CPU threads"
-    )
+    title = f"{N_LAYERS} blocks of width {D_MODEL}, {N_TOKENS} tokens, {machine()}"
     table = Table(title=title)
     table.add_column("coalitions")
     for column in ("number", "batched, s", "per second", "one by one, per second", "ratio"):

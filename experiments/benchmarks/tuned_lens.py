@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from experiments.benchmarks.measuring import machine
 from iglens_tl import load_model
 from iglens_tl.models import adapt
 from iglens_tl.models.loading import DEMO_FOLDER
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    table = Table(title=f"tuned-lens training, {_machine(options.device)}")
+    table = Table(title=f"tuned-lens training, {machine(options.device)}")
     for column in ("model", "step", "tokens/s", "beside ours", "largest gradient difference"):
         table.add_column(column, justify="left" if column in ("model", "step") else "right")
     for name, folder in models():
@@ -170,12 +171,6 @@ def _first_gradients(maps: Any) -> list[torch.Tensor]:
 def _difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     largest = max(gradient.abs().max() for gradient in expected)
     return max(float((f - e).abs().max() / largest) for f, e in zip(found, expected, strict=True))
-
-
-def _machine(device: str) -> str:
-    if device == "cpu":
-        return f"{torch.get_num_threads()} CPU threads"
-    return torch.cuda.get_device_name(device)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from iglens_tl.cli.messages import (
+    new_messages,
+    quiet_stdout,
+    readable_errors,
+    tell_notes,
+    tell_written,
+)
 from iglens_tl.cli.options import (
     AnswerOption,
     BackendOption,
@@ -23,10 +30,7 @@ from iglens_tl.cli.options import (
     TargetOption,
     ValueOption,
     check_outputs,
-    new_messages,
-    quiet_stdout,
     read_prompt,
-    readable_errors,
 )
 
 if TYPE_CHECKING:
@@ -88,8 +92,8 @@ def compare(
                     targets=target or None,
                     value=value,
                 )
-        for name, reason in comparison.skipped.items():
-            messages.print("note:", f"{name} left out: {reason}", markup=False)
+        skipped = comparison.skipped.items()
+        tell_notes(messages, [f"{name} left out: {reason}" for name, reason in skipped])
         _write_files(comparison, out, html, messages)
     _print_comparison(comparison, format)
 
@@ -112,8 +116,7 @@ def _write_files(
         written.append(comparison.save(out))
     if html is not None:
         written.append(write_html(comparison.figure(), html))
-    for path in written:
-        messages.print("wrote", str(path), markup=False)
+    tell_written(messages, written)
 
 
 def _print_comparison(comparison: LensComparison, format: Format) -> None:

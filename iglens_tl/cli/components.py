@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from iglens_tl.cli.messages import (
+    kept_warnings,
+    new_messages,
+    quiet_stdout,
+    readable_errors,
+    tell_notes,
+    tell_written,
+)
 from iglens_tl.cli.options import (
     AnswerOption,
     BackendOption,
@@ -23,10 +30,7 @@ from iglens_tl.cli.options import (
     TargetOption,
     ValueOption,
     check_outputs,
-    new_messages,
-    quiet_stdout,
     read_prompt,
-    readable_errors,
 )
 
 if TYPE_CHECKING:
@@ -73,11 +77,10 @@ def components(
         if top < 1:
             raise ValueError(f"--top must be at least 1, got {top}")
         text = read_prompt(prompt, chat)
-        with warnings.catch_warnings(record=True) as caught, quiet_stdout():
-            warnings.simplefilter("always")
+        with kept_warnings() as caught, quiet_stdout():
             with messages.status(f"loading {model}"):
-                from iglens_tl import CompletenessWarning, load_model
                 from iglens_tl import components as attribute_components
+                from iglens_tl import load_model
 
                 loaded = load_model(model, backend=backend, device=device, dtype=dtype)
             with messages.status("attributing components"):
@@ -92,9 +95,7 @@ def components(
                     baseline=baseline,
                     value=value,
                 )
-        ours = [entry for entry in caught if issubclass(entry.category, CompletenessWarning)]
-        for note in (*result.provenance.notes, *(str(entry.message) for entry in ours)):
-            messages.print("note:", note, markup=False)
+        tell_notes(messages, result.provenance.notes, caught)
         _write_files(result, top, out, html, messages)
     _print_result(result, top, format)
 
@@ -113,8 +114,7 @@ def _write_files(
         written.append(result.save(out))
     if html is not None:
         written.append(write_html(_figures(result, top), html))
-    for path in written:
-        messages.print("wrote", str(path), markup=False)
+    tell_written(messages, written)
 
 
 def _figures(result: LensResult, top: int) -> list[Figure]:

@@ -1,16 +1,13 @@
-"""Options and helpers that the commands share."""
+"""Options that the commands share, and how they are read."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
-from rich.console import Console
 
 
 class Format(str, Enum):
@@ -50,28 +47,6 @@ FormatOption: TypeAlias = Annotated[Format, typer.Option(help="What to print on 
 HtmlOption: TypeAlias = Annotated[
     Path | None, typer.Option(help="Write the token × layer figure to an HTML file.")
 ]
-
-
-def new_messages() -> Console:
-    """Return the console for everything that is no result: stderr."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def readable_errors(messages: Console) -> Iterator[None]:
-    """Turn bad input into one sentence and exit code 2."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        messages.print("error:", str(error), markup=False, style="red")
-        raise typer.Exit(code=2) from error
-
-
-@contextmanager
-def quiet_stdout() -> Iterator[None]:
-    """Send what libraries print to stderr, so that stdout holds results alone."""
-    with redirect_stdout(sys.stderr):
-        yield
 
 
 def read_prompt(prompt: str, chat: bool) -> Any:

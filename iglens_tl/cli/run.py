@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from iglens_tl.cli.messages import (
+    kept_warnings,
+    new_messages,
+    quiet_stdout,
+    readable_errors,
+    tell_notes,
+    tell_written,
+)
 from iglens_tl.cli.options import (
     AnswerOption,
     BackendOption,
@@ -24,10 +31,7 @@ from iglens_tl.cli.options import (
     TargetOption,
     ValueOption,
     check_outputs,
-    new_messages,
-    quiet_stdout,
     read_prompt,
-    readable_errors,
 )
 
 if TYPE_CHECKING:
@@ -82,8 +86,7 @@ def run(
         check_outputs(out, (".csv", ".json", ".parquet"), html)
         text = read_prompt(prompt, chat)
         chosen = None if layers is None else parse_layers(layers)
-        with warnings.catch_warnings(record=True) as caught, quiet_stdout():
-            warnings.simplefilter("always")
+        with kept_warnings() as caught, quiet_stdout():
             with messages.status(f"loading {model}"):
                 from iglens_tl import ig_lens, load_model
 
@@ -104,9 +107,7 @@ def run(
                     n_steps=n_steps,
                     reference_compat=reference_compat,
                 )
-        notes = [str(entry.message) for entry in caught if _is_ours(entry)]
-        for note in (*result.provenance.notes, *notes):
-            messages.print("note:", note, markup=False)
+        tell_notes(messages, result.provenance.notes, caught)
         _write_files(result, out, html, messages)
     _print_result(result, format)
 
@@ -141,8 +142,7 @@ def _write_files(
         written.append(result.save(out))
     if html is not None:
         written.append(write_html(result.heatmap(), html))
-    for path in written:
-        messages.print("wrote", str(path), markup=False)
+    tell_written(messages, written)
 
 
 def _print_result(result: LensResult, format: Format) -> None:
@@ -154,9 +154,3 @@ def _print_result(result: LensResult, format: Format) -> None:
         from iglens_tl.cli.table import print_table
 
         print_table(result)
-
-
-def _is_ours(entry: warnings.WarningMessage) -> bool:
-    from iglens_tl import CompletenessWarning
-
-    return issubclass(entry.category, CompletenessWarning)

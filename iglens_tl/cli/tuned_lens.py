@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 from rich.console import Console
 
-from iglens_tl.cli.options import (
-    BackendOption,
-    DeviceOption,
-    DtypeOption,
-    Format,
-    FormatOption,
-    new_messages,
-    quiet_stdout,
-    readable_errors,
-)
+from iglens_tl.cli.messages import new_messages, quiet_stdout, readable_errors, tell_written
+from iglens_tl.cli.options import BackendOption, DeviceOption, DtypeOption, Format, FormatOption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +105,7 @@ def train(
                 checkpoint_every=checkpoint_every,
                 resume=resume,
             )
-            messages.print("wrote", str(translators.save(out, format=file_format)), markup=False)
+            tell_written(messages, [translators.save(out, format=file_format)])
             (out / FILE).unlink(missing_ok=True)
             with messages.status("evaluating"):
                 frame = evaluate_tuned_lens(adapter, translators, sequences[-n_held_out:])

@@ -1,4 +1,4 @@
-"""Random results, for tests of tables, files and figures."""
+"""Random results, for tests of tables, files and figures, and what tests read from results."""
 
 from __future__ import annotations
 
@@ -80,3 +80,9 @@ def make_component_result(
     return replace(
         result, lens="components", segments=tuple(names), statistics={"entropy": entropy}
     )
+
+
+def features(result, layer):
+    """Return the credits of a layer's features by label."""
+    frame = result.to_frame()
+    return frame[[name for name in result.segments if name.startswith(f"L{layer}.f")]]
