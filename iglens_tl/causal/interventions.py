@@ -6,15 +6,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iglens_tl.causal.reference_texts import mean_updates, sampled_updates
 from iglens_tl.causal.units import Unit
+from iglens_tl.causal.updates import NoUpdate, Updates, mean_updates, sampled_updates
 from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.running import Lens, state_point
@@ -171,7 +170,7 @@ class Intervention(Lens):
             return [(range(first, len(request.ids)), reads)]
         return [(range(max(first, read), read + 1), [read]) for read in reads]
 
-    def _updates(self, requests: Sequence[Request]) -> tuple[_Updates, list[list[int]]]:
+    def _updates(self, requests: Sequence[Request]) -> tuple[Updates, list[list[int]]]:
         """Return what units write instead, and for every text the index of each of its draws."""
         same_for_all = [list(range(self._n_columns))] * len(requests)
         generator = torch.Generator().manual_seed(self.seed)
@@ -193,7 +192,7 @@ class Intervention(Lens):
             return sampled_updates(self.adapter, self.unit, texts), [
                 [place[text] for text in texts] for texts in chosen
             ]
-        return _NoUpdate(), same_for_all
+        return NoUpdate(), same_for_all
 
     def _other_texts(self, request: Request, order: Sequence[int]) -> list[int]:
         """Return the first reference texts in an order that are not the text itself."""
@@ -210,7 +209,7 @@ class Intervention(Lens):
         requests: Sequence[Request],
         group: Sequence[int],
         branches: Sequence[_Branch],
-        updates: _Updates,
+        updates: Updates,
         texts_of_draws: Sequence[Sequence[int]],
     ) -> Float[Tensor, "row d_model"]:
         """Run some copies and return their states where they are read."""
@@ -235,23 +234,6 @@ class Intervention(Lens):
             parents = torch.tensor([place[branch.text] for branch in own])
             plan[layer] = Branches(parents, self.unit.site(self.adapter, layer), edit)
         return run_branches(self.adapter, tokens, plan, [branch.reads for branch in branches])
-
-
-class _Updates(Protocol):
-    """What units write instead of their own updates."""
-
-    def updates(self, layer: int, draws: Int[Tensor, " branch"], n_pos: int) -> Tensor:
-        """Return updates `[branch, pos, …]`; axes of size 1 are the same for all."""
-        ...
-
-
-class _NoUpdate:
-    """Units that write nothing."""
-
-    def updates(self, layer: int, draws: Int[Tensor, " branch"], n_pos: int) -> Tensor:
-        """Return zero."""
-        del layer, draws, n_pos
-        return torch.zeros(1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -282,7 +264,7 @@ class _Edit:
     """What happens to the branches of one block; see `iglens_tl.models.branching.Edit`."""
 
     unit: Unit
-    updates: _Updates
+    updates: Updates
     layer: int
     draws: Int[Tensor, " branch"]
     where: Bool[Tensor, "branch pos"]

@@ -157,8 +157,6 @@ def plan_layer_effects(
     _choose("scope", scope, SCOPES)
     _require_count("n_draws", n_draws, 2)
     _require_count("seed", seed, 0)
-    if not isinstance(first_token, bool):
-        raise TypeError(f"first_token must be True or False, got {first_token!r}")
     needs_texts = intervention in ("mean", "resample")
     if reference is not None and not needs_texts:
         raise ValueError(

@@ -1,19 +1,10 @@
-"""What units write in texts that have nothing to do with a prompt."""
+"""Texts that have nothing to do with a prompt, for means and samples of what units write."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from iglens_tl.causal.units import Unit
-from iglens_tl.lenses.trace import batches_of_equal_length
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.models.capture import capture
 from iglens_tl.prompts import PromptLike, as_prompts
 
 _FILE = Path(__file__).with_name("reference_texts.txt")
@@ -51,96 +42,3 @@ def reference_ids(
                 "give longer texts"
             )
     return [prompt.ids for prompt in prompts]
-
-
-@dataclass(frozen=True)
-class MeanUpdates:
-    """The mean of what units write, and means of texts drawn with replacement.
-
-    Attributes:
-        by_layer: For each layer `[draw, width]` or `[draw, head, width]`; draw 0 is the mean over
-            all texts, the others are of drawn texts and say how certain it is.
-    """
-
-    by_layer: Sequence[Float[Tensor, "draw ..."]]
-
-    def updates(self, layer: int, draws: Int[Tensor, " branch"], n_pos: int) -> Tensor:
-        """Return what replaces a unit's update, the same at every position."""
-        del n_pos
-        return self.by_layer[layer][draws][:, None]
-
-
-@dataclass(frozen=True)
-class SampledUpdates:
-    """What units write in some texts.
-
-    Attributes:
-        by_text: For each text and layer `[pos, width]` or `[pos, head, width]`.
-    """
-
-    by_text: Sequence[Sequence[Float[Tensor, "pos ..."]]]
-
-    def updates(self, layer: int, draws: Int[Tensor, " branch"], n_pos: int) -> Tensor:
-        """Return what replaces a unit's update: the text's own at the same position.
-
-        A text that is too short begins again after its first token.
-        """
-        parts = []
-        for draw in draws.tolist():
-            activation = self.by_text[draw][layer]
-            positions = torch.arange(n_pos)
-            positions[1:] = 1 + (positions[1:] - 1) % (len(activation) - 1)
-            parts.append(activation[positions])
-        return torch.stack(parts)
-
-
-def mean_updates(
-    adapter: ModelAdapter,
-    unit: Unit,
-    texts: Sequence[Sequence[int]],
-    *,
-    n_draws: int,
-    generator: torch.Generator,
-) -> MeanUpdates:
-    """Average what a kind of unit writes over all tokens of texts but their first.
-
-    Raises:
-        ValueError: For fewer than two texts, which leave the mean's uncertainty unknown.
-    """
-    if len(texts) < 2:
-        raise ValueError("a mean with its standard error needs at least 2 reference texts, got 1")
-    drawn = torch.randint(len(texts), (n_draws, len(texts)), generator=generator)
-    counts = torch.stack([row.bincount(minlength=len(texts)) for row in drawn])
-    weights = torch.cat([torch.ones(1, len(texts)), counts])
-    by_text = _updates_in(adapter, unit, texts)
-    sizes = weights @ torch.tensor([float(len(ids) - 1) for ids in texts])
-    by_layer = []
-    for of_texts in zip(*by_text, strict=True):
-        stacked = torch.stack([update[1:].double().sum(0) for update in of_texts])
-        total = torch.tensordot(weights.to(stacked), stacked, dims=1)
-        shape = (-1, *[1] * (total.ndim - 1))
-        by_layer.append((total / sizes.to(stacked).view(shape)).to(adapter.dtype))
-    return MeanUpdates(by_layer)
-
-
-def sampled_updates(
-    adapter: ModelAdapter, unit: Unit, texts: Sequence[Sequence[int]]
-) -> SampledUpdates:
-    """Keep what a kind of unit writes in texts."""
-    return SampledUpdates(_updates_in(adapter, unit, texts))
-
-
-def _updates_in(
-    adapter: ModelAdapter, unit: Unit, texts: Sequence[Sequence[int]]
-) -> list[list[Float[Tensor, "pos ..."]]]:
-    """Return for each text and layer what a kind of unit writes; equal lengths run together."""
-    layers = range(adapter.n_layers)
-    sites = [site for layer in layers for site in unit.read_sites(adapter, layer)]
-    by_text: list[list[Tensor]] = [[] for _ in texts]
-    for batch in batches_of_equal_length([len(ids) for ids in texts]):
-        tokens = torch.tensor([list(texts[index]) for index in batch])
-        found = capture(adapter, tokens, dict.fromkeys(sites, Tensor.clone))
-        for layer in layers:
-            for index, update in zip(batch, unit.update(adapter, layer, found), strict=True):
-                by_text[index].append(update)
-    return by_text

@@ -94,7 +94,7 @@ def collect_trace(
     reductions = {name: r for need in needs for name, r in (need.reductions or {}).items()}
     by_text: dict[str, dict[int, Tensor]] = {name: {} for name in [*sites, *reductions]}
     lengths = [len(request.ids) for request in requests]
-    batches = batches_of_equal_length(lengths) if sites or reductions else []
+    batches = batches_of_equal_length(lengths, TOKENS_PER_PASS) if sites or reductions else []
     for batch in batches:
         kept = _run_batch(adapter, requests, read, batch, sites, reductions)
         for name, parts in kept.items():
@@ -117,9 +117,7 @@ def collect_trace(
     return trace
 
 
-def batches_of_equal_length(
-    lengths: Sequence[int], tokens_per_pass: int = TOKENS_PER_PASS
-) -> list[list[int]]:
+def batches_of_equal_length(lengths: Sequence[int], tokens_per_pass: int) -> list[list[int]]:
     """Return the indices of texts that share a forward pass, so that nothing is padded.
 
     Args:

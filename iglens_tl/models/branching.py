@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.models.capture import capture
+from iglens_tl.models.capture import capture, unfold_texts
 from iglens_tl.models.skipping import batch_may_change
 
 Edit: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -81,11 +81,12 @@ def run_branches(
 
     def change(activation: Tensor, hook: Any, layer: int) -> Tensor:
         del hook
-        own = slice(*ends[layer])
-        changed = activation.clone()
-        changed[own] = branches[layer].edit(activation[own], inputs.pop(layer)).to(changed)
+        first, last = ends[layer]
+        changed = unfold_texts(activation, last if merge else len(parents)).clone()
+        edit = branches[layer].edit
+        changed[first:last] = edit(changed[first:last], inputs.pop(layer)).to(changed)
         edited.add(layer)
-        return changed
+        return changed.view(activation.shape)
 
     hooks: list[tuple[str, Any]] = []
     if merge:

@@ -82,6 +82,16 @@ def run(adapter: ModelAdapter, tokens: Int[Tensor, "batch pos"]) -> Tensor:
     return adapter.model(tokens, attention_mask=torch.ones_like(tokens), return_type="logits")
 
 
+def unfold_texts(activation: Tensor, n_texts: int) -> Tensor:
+    """Return an activation as `[batch, pos, …]`.
+
+    Hugging Face's OPT folds texts and positions into one axis inside its MLPs.
+    """
+    if len(activation) == n_texts:
+        return activation
+    return activation.unflatten(0, (n_texts, -1))
+
+
 def stop_after_last_block(activation: Tensor, hook: Any) -> None:
     """End the forward pass; a hook for the last residual state."""
     del activation, hook

@@ -10,6 +10,7 @@ from iglens_tl import ig_lens, load_model
 from iglens_tl.models import adapt
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.families import D_VOCAB
+from tests.support.results import assert_same_numbers
 
 TEXT = "w17 w42 w5 w88 w23"
 TEXT_IDS = (1, 17, 42, 5, 88, 23)
@@ -25,15 +26,6 @@ def chat_model(toy_folder):
     model = load_model(toy_folder("llama"))
     model.tokenizer.chat_template = CHAT_TEMPLATE
     return model
-
-
-def assert_same_numbers(left, right, atol=1e-6):
-    np.testing.assert_allclose(left.values, right.values, atol=atol)
-    np.testing.assert_allclose(left.final, right.final, atol=atol)
-    np.testing.assert_allclose(left.baseline, right.baseline, atol=atol)
-    assert [(t.position, t.token_id) for t in left.targets] == [
-        (t.position, t.token_id) for t in right.targets
-    ]
 
 
 def test_every_next_token_of_a_text_is_attributed_by_default(toy):

@@ -14,55 +14,14 @@ from iglens_tl import load_model
 from iglens_tl.models import adapt, capture, skipping
 from iglens_tl.models.skipping import run_skipping
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
-from tests.support.families import D_VOCAB, Family, write_folder
+from tests.support.families import write_folder
+from tests.support.fixed_batch import FIXED_BATCH
 from tests.support.native import native_bridge, native_hooked
 
 ALL = torch.tensor(list(product([False, True], repeat=3)))
 """Every coalition of three blocks."""
 
 POSITIONS = [4, len(IDS) - 1, 0]
-
-ALIBI = {
-    "vocab_size": D_VOCAB,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "alibi": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-FIXED_BATCH = (
-    Family(
-        "bloom",
-        "BloomForCausalLM",
-        {
-            "vocab_size": D_VOCAB,
-            "hidden_size": 32,
-            "n_layer": 3,
-            "n_head": 4,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
-    ),
-    Family("falcon_alibi", "FalconForCausalLM", ALIBI | {"parallel_attn": True}),
-    Family("falcon_alibi_sequential", "FalconForCausalLM", ALIBI | {"parallel_attn": False}),
-    Family(
-        "xglm",
-        "XGLMForCausalLM",
-        {
-            "vocab_size": D_VOCAB,
-            "d_model": 32,
-            "num_layers": 3,
-            "attention_heads": 4,
-            "ffn_dim": 48,
-            "max_position_embeddings": 64,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "pad_token_id": 0,
-        },
-    ),
-)
-"""Architectures whose blocks all need the batch that the first one had."""
 
 
 def one_by_one(adapter, ids, keep, positions) -> torch.Tensor:

@@ -86,3 +86,13 @@ def features(result, layer):
     """Return the credits of a layer's features by label."""
     frame = result.to_frame()
     return frame[[name for name in result.segments if name.startswith(f"L{layer}.f")]]
+
+
+def assert_same_numbers(left, right, atol=1e-6) -> None:
+    """Require two results to be the same measurement of the same targets."""
+    np.testing.assert_allclose(left.values, right.values, atol=atol)
+    np.testing.assert_allclose(left.final, right.final, atol=atol)
+    np.testing.assert_allclose(left.baseline, right.baseline, atol=atol)
+    assert [(t.position, t.token_id) for t in left.targets] == [
+        (t.position, t.token_id) for t in right.targets
+    ]

@@ -1,0 +1,47 @@
+"""Toy architectures whose blocks cannot run another number of texts than the first one."""
+
+from __future__ import annotations
+
+from tests.support.families import D_VOCAB, Family
+
+ALIBI = {
+    "vocab_size": D_VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "alibi": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FIXED_BATCH = (
+    Family(
+        "bloom",
+        "BloomForCausalLM",
+        {
+            "vocab_size": D_VOCAB,
+            "hidden_size": 32,
+            "n_layer": 3,
+            "n_head": 4,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    Family("falcon_alibi", "FalconForCausalLM", ALIBI | {"parallel_attn": True}),
+    Family("falcon_alibi_sequential", "FalconForCausalLM", ALIBI | {"parallel_attn": False}),
+    Family(
+        "xglm",
+        "XGLMForCausalLM",
+        {
+            "vocab_size": D_VOCAB,
+            "d_model": 32,
+            "num_layers": 3,
+            "attention_heads": 4,
+            "ffn_dim": 48,
+            "max_position_embeddings": 64,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+    ),
+)
+"""Architectures whose blocks all need the batch that the first one had."""
