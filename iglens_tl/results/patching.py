@@ -83,7 +83,7 @@ def check_difference(clean_value: float, corrupted_value: float) -> None:
         raise ValueError(
             f"the clean and the corrupted prompt give about the same value ({clean_value:.6g} and "
             f"{corrupted_value:.6g}), so there is no difference that a patch could recover; choose "
-            "prompts, or an answer, for which the values differ"
+            "prompts, an answer or a kind of value for which they differ"
         )
 
 
