@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from iglens_tl.results.agreement import rank_correlations, sign_agreements
@@ -64,9 +65,14 @@ def kendall(
     NaN where all credits or all effects are equal.
     """
     first, second = np.triu_indices(credits.shape[1], k=1)
-    left, right = (np.sign(x[:, first] - x[:, second]) for x in (credits, effects))
-    untied = np.sqrt((left != 0).sum(axis=1) * (right != 0).sum(axis=1, dtype=float))
-    return _divide((left * right).sum(axis=1), untied)
+    found = np.full(len(credits), np.nan)
+    # One target at a time: all pairs of all targets' segments would fill the memory.
+    for target, sides in enumerate(zip(credits, effects, strict=True)):
+        left, right = (np.sign(side[first] - side[second]) for side in sides)
+        untied = np.sqrt(float((left != 0).sum()) * float((right != 0).sum()))
+        if untied > 0:
+            found[target] = (left * right).sum() / untied
+    return found
 
 
 def pearson(
@@ -160,8 +166,9 @@ def _ranks_of(
     values: Float[np.ndarray, "target segment"],
 ) -> tuple[Int[np.ndarray, "target segment"], Int[np.ndarray, "target segment"]]:
     """Return for every segment how many have a larger value, and how many an equal one."""
-    pairs = values[:, :, None], values[:, None, :]
-    return (pairs[0] < pairs[1]).sum(axis=2), (pairs[0] == pairs[1]).sum(axis=2)
+    lowest, highest = (pd.DataFrame(values).rank(axis=1, method=way) for way in ("min", "max"))
+    above = values.shape[1] - highest.to_numpy().astype(int)
+    return above, (highest - lowest).to_numpy().astype(int) + 1
 
 
 def _chance_of_top(values: np.ndarray, k: int) -> np.ndarray:

@@ -16,6 +16,7 @@ _ENDS = ("mean", "low", "high")
 _NULL = "#a6a6a6"
 _LINES = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#01665e")
 _REFERENCES = {"random": (_NULL, "dash"), "oracle": (NEUTRAL, "dot")}
+_MOST_TICKS = 16
 _DASHES = ("solid", "dash", "dot")
 _CURVES = {"deletion": "first layers skipped", "insertion": "first layers that alone run"}
 
@@ -112,6 +113,7 @@ def skip_curves_figure(curves: pd.DataFrame) -> go.Figure:
         horizontal_spacing=0.04,
     )
     orders = list(dict.fromkeys(curves["order"]))
+    spacing = -(-int(curves["layers"].max()) // _MOST_TICKS)
     # Credits may order the layers equally, so a line must not hide the one below it.
     lines = iter((_LINES[i % len(_LINES)], _DASHES[i % len(_DASHES)]) for i in range(len(orders)))
     styles = {name: _REFERENCES.get(name) or next(lines) for name in orders}
@@ -132,7 +134,7 @@ def skip_curves_figure(curves: pd.DataFrame) -> go.Figure:
                 "<extra></extra>",
             )
             figure.add_trace(trace, row=1, col=column)
-        figure.update_xaxes(title_text=axis, dtick=1, row=1, col=column)
+        figure.update_xaxes(title_text=axis, dtick=spacing, row=1, col=column)
     n_targets = len(curves[(curves["order"] == orders[0]) & (curves["layers"] == 0)])
     figure.update_yaxes(title_text=unit, row=1, col=1)
     figure.update_layout(

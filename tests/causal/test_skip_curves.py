@@ -61,23 +61,27 @@ def one_by_one(model, result, first_token):
     return np.array(curves).reshape(len(result.targets), 2, -1)
 
 
-@pytest.mark.parametrize("first_token", [False, True])
-@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
-def test_curves_are_those_of_one_pass_for_each_step(toy_model, name, backend, first_token):
-    model = toy_model(name, backend)
-    result = ig_lens(model, IDS[:6], targets=[17, 42])
+def assert_equal_to_single_passes(model, result, first_token):
     curves = skip_curves(model, result, first_token=first_token)
     expected = one_by_one(model, result, first_token)
     np.testing.assert_allclose(curves.deletion["ig_lens"], expected[:, 0], atol=2e-5)
     np.testing.assert_allclose(curves.insertion["ig_lens"], expected[:, 1], atol=2e-5)
 
 
-def test_a_model_built_by_hand_is_skipped_too():
+@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
+def test_curves_are_those_of_one_pass_for_each_step(toy_model, name, backend):
+    model = toy_model(name, backend)
+    assert_equal_to_single_passes(model, ig_lens(model, IDS[:6], targets=[17, 42]), False)
+
+
+@pytest.mark.parametrize("first_token", [False, True])
+def test_the_first_token_is_skipped_only_if_asked_for(first_token):
     model = native_bridge()
     result = ig_lens(model, [3, 5, 8, 13, 21])
-    curves = skip_curves(model, result)
-    expected = one_by_one(model, result, False)
-    np.testing.assert_allclose(curves.deletion["ig_lens"], expected[:, 0], atol=2e-5)
+    assert_equal_to_single_passes(model, result, first_token)
+    assert result.targets[0].position == 0
+    curves = skip_curves(model, result, value="logprob", first_token=first_token)
+    assert (np.ptp(curves.deletion["ig_lens"][0]) > 0.1) == first_token
 
 
 def test_curves_begin_and_end_with_the_whole_model_and_with_none_of_it(toy, credits):
