@@ -2,6 +2,8 @@
 
 from plotly.graph_objects import Figure as Figure
 
+from iglens_tl.figures.agreement import agreement_figure as agreement_figure
+from iglens_tl.figures.agreement import skip_curves_figure as skip_curves_figure
 from iglens_tl.figures.comparison import comparison_figure as comparison_figure
 from iglens_tl.figures.components import head_heatmap as head_heatmap
 from iglens_tl.figures.components import source_heatmap as source_heatmap
