@@ -10,6 +10,8 @@ carry `idea` over to `answer`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers
 from jaxtyping import Float
@@ -113,13 +115,16 @@ class Construction:
         query[0], key[0] = looking * single["asks"], looking * single["named"]
         query[1], key[1] = sinking / CONSTANT * single["constant"], sinking * single["sink"]
         value[:n_facts] = self.stream.by_fact["idea"]
-        attention, rows = self.model.transformer.h[layer].attn, _rows_of_head(head)
+        attention, rows = self._block(layer).attn, _rows_of_head(head)
         for part, weight in enumerate((query, key, value)):
             columns = slice(part * D_MODEL + rows.start, part * D_MODEL + rows.stop)
             attention.c_attn.weight[:, columns] = (weight.T / SCALE).float()
         output = torch.zeros(_D_HEAD, D_MODEL)
         output[:n_facts] = self.stream.by_fact["answer"].float()
         attention.c_proj.weight[rows] = output
+
+    def _block(self, layer: int) -> Any:
+        return self.model.transformer.h[layer]
 
     def _plant_neurons(
         self,
@@ -129,7 +134,7 @@ class Construction:
         outputs: Float[Tensor, "neuron d_model"],
     ) -> None:
         """Replace the first neurons of an MLP, whose inputs are features before the norm."""
-        mlp, n = self.model.transformer.h[layer].mlp, len(inputs)
+        mlp, n = self._block(layer).mlp, len(inputs)
         mlp.c_fc.weight[:, :n] = (inputs.T / SCALE).float()
         mlp.c_fc.bias[:n] = bias
         mlp.c_proj.weight[:n] = outputs.float()
@@ -161,7 +166,7 @@ class Construction:
     def _fill_with_noise(self, layer: int, generator: torch.Generator) -> None:
         """Let all heads and neurons of a layer read at random and write noise."""
         block, noise, features = (
-            self.model.transformer.h[layer],
+            self._block(layer),
             self.stream.noise,
             self.stream.features,
         )

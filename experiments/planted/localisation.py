@@ -65,7 +65,7 @@ def localise(
     missing = [true for true, holds in zip(truth, holding, strict=True) if not holds.any()]
     if missing:
         raise ValueError(f"no segment holds {missing[0]}; the blocks' segments are {labels}")
-    is_true = holding.any(0)
+    is_true = np.any(holding, axis=0)
     # Several true parts of one coarse segment share it.
     parts = (holding / np.maximum(holding.sum(0), 1)) @ sizes / total
     top = int(sizes.argmax())

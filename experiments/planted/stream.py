@@ -39,8 +39,8 @@ DOUBT_LOGIT = 9.0
 SCALE = D_MODEL**0.5 / CONSTANT
 """What every LayerNorm multiplies the features with, as long as the constant rules the norm."""
 
-_SINGLE = ("constant", "doubt", "asks", "named", "sink")
-_BY_FACT = ("country", "idea", "answer")
+_SINGLE: tuple[str, ...] = ("constant", "doubt", "asks", "named", "sink")
+_BY_FACT: tuple[str, ...] = ("country", "idea", "answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def draw_stream(generator: torch.Generator) -> Stream:
     square = torch.randn(D_MODEL, D_MODEL, generator=generator, dtype=torch.float64)
     square[:, 0] = 1.0
     basis = torch.linalg.qr(square).Q.T[1:]  # the first row is the all-ones direction
-    single = dict(zip(_SINGLE, basis, strict=False))
+    single: dict[str, Tensor] = dict(zip(_SINGLE, basis, strict=False))
     rest = basis[len(_SINGLE) :]
     n_facts = len(CAPITALS)
     by_fact = {name: rest[i * n_facts : (i + 1) * n_facts] for i, name in enumerate(_BY_FACT)}
