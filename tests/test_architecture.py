@@ -77,7 +77,17 @@ def test_public_names_exist_and_unknown_ones_do_not():
         _ = iglens_tl.ig_lenz
 
 
-@pytest.mark.parametrize("module", ["models.loading", "lenses.ig_lens", "lens_result"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "models.loading",
+        "lenses.ig_lens",
+        "lens_result",
+        "results.parts",
+        "causal.layer_effects",
+        "causal.activation_patching",
+    ],
+)
 def test_the_examples_of_docstrings_run(module):
     outcome = doctest.testmod(importlib.import_module(f"iglens_tl.{module}"))
     assert outcome.attempted > 0

@@ -43,9 +43,8 @@ def main() -> None:
     table.add_column("unit")
     for column in ("texts", "interventions", "batched, s", "loop, s", "ratio", "difference"):
         table.add_column(column, justify="right")
-    for unit, number in (("layer", 1), ("layer", N_TEXTS), ("head", 1), ("head", N_TEXTS)):
-        repeats = options.repeats if number == 1 or unit == "layer" else 1
-        row = measure(model, prompts[:number], answers[:number], unit, repeats)
+    for unit, number in (("layer", 1), ("layer", N_TEXTS), ("head", 1), ("head", 8)):
+        row = measure(model, prompts[:number], answers[:number], unit, options.repeats)
         table.add_row(unit, str(number), *row)
     Console(width=110).print(table)
 
@@ -80,17 +79,17 @@ def one_by_one(model: Any, prompts: list[str], answers: list[str], unit: str) ->
     """Take every unit out of every text, in a forward pass of its own."""
     adapter = adapt(model)
     n_heads = model.cfg.n_heads if unit == "head" else 1
-    rows = []
+    of_texts = []
     for request in build_requests(adapter, prompts, answer=answers):
         tokens = torch.tensor([request.ids])
         untouched = probabilities(adapter, tokens, request, [])
+        effects = []
         for layer in range(adapter.n_layers):
             for head in range(n_heads):
                 hooks = hooks_without_head(layer, head) if unit == "head" else hooks_without(layer)
-                rows.append(untouched - probabilities(adapter, tokens, request, hooks))
-    n_units = adapter.n_layers * n_heads
-    stacked = torch.stack(rows)  # a row for each text and unit, a column for each target
-    return stacked.view(len(prompts), n_units, -1).transpose(1, 2).flatten(0, 1).numpy()
+                effects.append(untouched - probabilities(adapter, tokens, request, hooks))
+        of_texts.append(torch.stack(effects, dim=1))  # a row for each token of the answer
+    return torch.cat(of_texts).numpy()
 
 
 @torch.no_grad()
