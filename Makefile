@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint format bench components demo-model demo-lens clean
+.PHONY: demo test test-tl4 lint format bench components experiments demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -33,12 +33,19 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.conductance
 	$(BIN)/python -m experiments.benchmarks.components
 	$(BIN)/python -m experiments.benchmarks.skipping
+	$(BIN)/python -m experiments.benchmarks.layer_effects
 	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout
 
 ## Credit the heads of the embedded model's answers, ablate them and draw the pictures.
 components: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.components.show
+
+## Measure whether credits are causal: planted answers, credit orders, every lens against interventions.
+experiments: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.planted.show
+	$(BIN)/python -m experiments.path_study.show
+	$(BIN)/python -m experiments.causal_agreement.show
 
 ## Train the embedded model again (about 40 minutes).
 demo-model: $(VENV)/.ready-dev
