@@ -39,6 +39,7 @@ from iglens_tl.results.parts import Parts
 
 DEFAULT_LENSES = ("ig_lens", "direct_logit_attribution")
 DEFAULT_INTERVENTIONS = ("skip", "mean", "resample", "early_exit")
+_PAGE_WIDTH = 1060
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +88,8 @@ class Validation:
 
     def to_html(self) -> str:
         """Return a page that says what was compared, with tables and figures, self-contained."""
-        figures = [self.layers_figure(), self.figure(), self.curves_figure()]
+        narrow = self.figure().update_layout(width=_PAGE_WIDTH)
+        figures = [self.layers_figure(), narrow, self.curves_figure()]
         return validation_page(self.table, figures, self.provenance, nulls=NULLS)
 
     def write_html(self, path: str | Path) -> Path:

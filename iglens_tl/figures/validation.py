@@ -17,7 +17,7 @@ from iglens_tl.results.segments import parse_segment
 
 METRICS = {
     "spearman": "rank correlation (Spearman) over the layers; 1 is equal order, 0 is chance",
-    "sign_agreement": "share of layers in which both have the same sign; 0.5 is chance",
+    "sign_agreement": "share of layers in which both have the same sign",
     "top_3_overlap": "share of the 3 most credited layers among the 3 of largest effect",
     "routing_gap": "Σ|effect − credit| / Σ|effect|; 0 is equality, 1 is what credits of zero get",
 }
@@ -97,7 +97,6 @@ def layers_figure(credits: Mapping[str, LensData], effects: Mapping[str, LensDat
                 y=means,
                 name=show_label(name),
                 legendgroup=what,
-                legendgrouptitle={"text": "lenses" if what == "mean credit" else "interventions"},
                 mode="lines+markers",
                 line={"color": color, "dash": "solid" if what == "mean credit" else "dash"},
                 marker={"size": 6},
@@ -120,9 +119,10 @@ def layers_figure(credits: Mapping[str, LensData], effects: Mapping[str, LensDat
             "subtitle": {"text": f"mean over {n_targets} target{'s' if n_targets > 1 else ''}"},
         },
         template="plotly_white",
-        width=max(760, 260 + 330 * len(panels)),
-        height=440,
+        width=max(700, 340 * len(panels)),
+        height=480,
         margin={"l": 70, "r": 30, "t": 110, "b": 50},
+        legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
         hoverlabel={"font": {"family": "monospace"}, "align": "left"},
     )
     return figure
@@ -185,15 +185,16 @@ def metric_cell(row: Mapping[str, Any]) -> tuple[str, str]:
     return _number(row["mean"]), interval
 
 
-def undefined_notes(table: pd.DataFrame) -> list[str]:
-    """Return why numbers of the short table are missing, each reason once."""
+def undefined_notes(table: pd.DataFrame, nulls: tuple[str, ...]) -> list[str]:
+    """Return what is missing in the short table, or rough, each reason once."""
     wanted = table["metric"].isin([*METRICS, *CURVE_METRICS]) & (table["note"] != "")
     shown = table.loc[wanted, ["metric", "note", "credits"]]
     by_note: dict[tuple[str, str], list[str]] = {}
     for metric, note, credits in shown.to_numpy().tolist():
-        by_note.setdefault((metric, note), []).append(credits)
+        ending = next((null for null in nulls if credits.endswith(null)), "")
+        by_note.setdefault((metric, note), []).append(credits.removesuffix(ending))
     return [
-        f"{metric} of {_listed(dict.fromkeys(credits))}: {note}"
+        f"{metric} of {', '.join(dict.fromkeys(credits))}: {note}"
         for (metric, note), credits in by_note.items()
     ]
 
@@ -231,7 +232,7 @@ def _html_tables(table: pd.DataFrame, nulls: tuple[str, ...]) -> str:
         for credits in dict.fromkeys(rows["credits"]):
             of_credits = rows.loc[rows["credits"] == credits]
             blocks.append(_html_row(credits, of_credits, header, nulls))
-    notes = undefined_notes(table)
+    notes = undefined_notes(table, nulls)
     return f"<div class='scroll'>{''.join(blocks)}</table></div>" + _list("", notes)
 
 
@@ -263,12 +264,6 @@ def _list(title: str, entries: Sequence[str]) -> str:
 def _definitions(entries: Mapping[str, Any]) -> str:
     rows = [f"<dt>{_text(name)}</dt><dd>{_text(entry)}</dd>" for name, entry in entries.items()]
     return f"<dl>{''.join(rows)}</dl>"
-
-
-def _listed(names: Any) -> str:
-    listed = list(names)
-    more = len(listed) - 3
-    return ", ".join(listed[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 def _number(number: float) -> str:
