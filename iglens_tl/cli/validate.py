@@ -118,7 +118,7 @@ def validate(
                     names=[f"{str(prompts)!r}, line {line.number}" for line in lines],
                     report=report,
                 )
-        tell_notes(messages, (*_missing_blanks(lines), *found.notes), caught)
+        tell_notes(messages, (*missing_blanks(lines), *found.notes), caught)
         _write_files(found, out, html, messages)
     _print_validation(found, format)
 
@@ -179,7 +179,7 @@ def _lines(path: Path) -> list[PromptLine]:
     return lines
 
 
-def _missing_blanks(lines: list[PromptLine]) -> list[str]:
+def missing_blanks(lines: list[PromptLine]) -> list[str]:
     """Point out answers that continue the last word of their prompts."""
     joined = []
     for line in lines:
@@ -201,11 +201,12 @@ def _names(listed: str) -> list[str]:
 
 @contextmanager
 def _progress(messages: Console) -> Iterator[Report]:
-    """Show a bar and yield what moves it."""
+    """Show a bar in a terminal and yield what moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True) as bar:
+    disable = not messages.is_terminal
+    with Progress(*columns, console=messages, transient=True, disable=disable) as bar:
         task = bar.add_task("reading prompts", total=None)
 
         def report(done: int, total: int, what: str) -> None:
