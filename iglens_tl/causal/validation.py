@@ -250,7 +250,7 @@ def _without_equal_targets(measured: Measured) -> tuple[Measured, tuple[str, ...
     other = {
         name: result
         for name, result in measured.random_targets.items()
-        if not np.allclose(result.values, measured.credits[name].values, rtol=1e-3, atol=1e-9)
+        if not np.allclose(result.final, measured.credits[name].final, rtol=1e-3)
     }
     same = [name for name in measured.random_targets if name not in other]
     notes = (f"no random targets of {', '.join(same)}: the value has no target",) if same else ()
