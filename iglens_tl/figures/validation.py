@@ -60,8 +60,11 @@ with the effects, target by target, and the agreement is averaged over the targe
 <p>Grey rows are what chance gives: <em>layers shuffled</em> permutes the credits of each target,
 <em>random target</em> credits another token, drawn at random, and <em>random weights</em> compares
 credits and effects in a model that has learned nothing. An agreement that is no better than these
-says nothing. <em>early_exit</em> is no independent check of a lens that takes differences along the
-hidden states, such as ig_lens in its default order: both are the same numbers by definition.</p>
+says nothing.</p>
+"""
+_EARLY_EXIT = """
+<p><em>early_exit</em> is no independent check of a lens that takes differences along the hidden
+states, such as ig_lens in its default order: both are the same numbers by definition.</p>
 """
 
 
@@ -153,7 +156,7 @@ def validation_page(
     parts = [
         f"<h1>Do credits agree with interventions?</h1><p class='subtitle'>{_text(model)}, "
         f"{_text(provenance.created[:10])}</p>",
-        _INTRODUCTION,
+        _INTRODUCTION + _EARLY_EXIT * bool((table["effects"] == "early_exit").any()),
         "<h2>Agreement</h2>",
         _html_tables(table, nulls),
         "<h2>Figures</h2>",
