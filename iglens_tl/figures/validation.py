@@ -196,9 +196,11 @@ def undefined_notes(table: pd.DataFrame, nulls: tuple[str, ...]) -> list[str]:
     for metric, note, credits in shown.to_numpy().tolist():
         ending = next((null for null in nulls if credits.endswith(null)), "")
         by_note.setdefault((metric, note), []).append(credits.removesuffix(ending))
+    by_names: dict[tuple[str, str], list[str]] = {}
+    for (metric, note), credits in by_note.items():
+        by_names.setdefault((", ".join(dict.fromkeys(credits)), note), []).append(metric)
     return [
-        f"{metric} of {', '.join(dict.fromkeys(credits))}: {note}"
-        for (metric, note), credits in by_note.items()
+        f"{', '.join(metrics)} of {names}: {note}" for (names, note), metrics in by_names.items()
     ]
 
 

@@ -56,7 +56,11 @@ def test_the_table_has_a_block_for_every_intervention_and_fits_100_columns(call)
     outcome = call("--interventions", "skip,early_exit")
     assert outcome.exit_code == 0
     lines = outcome.stdout.splitlines()
-    assert all(len(line.rstrip()) <= 100 for line in lines if "undefined for" not in line)
+    assert all(
+        len(line.rstrip()) <= 100
+        for line in lines
+        if ": only 4 prompts" not in line and "undefined for" not in line
+    )
     heads = [
         line.split()[0] for line in lines if "spearman  " in line or "share_of_oracle  " in line
     ]
