@@ -14,6 +14,7 @@ from iglens_tl.cli.compare import compare
 from iglens_tl.cli.components import components
 from iglens_tl.cli.run import run
 from iglens_tl.cli.tuned_lens import app as tuned_lens
+from iglens_tl.cli.validate import validate
 
 app = typer.Typer(
     name="iglens",
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(components)
 app.command()(compare)
+app.command()(validate)
 app.add_typer(tuned_lens)
 
 
