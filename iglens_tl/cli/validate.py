@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iglens_tl import Validation
-    from iglens_tl.causal.validation_runs import Report
+    from iglens_tl.causal.validation.runs import Report
 
 _SHOWN = ("spearman", "top_3_overlap", "routing_gap")
 _SHOWN_OF_CURVES = ("share_of_oracle", "comprehensiveness", "sufficiency")
@@ -263,7 +263,7 @@ def _print_table(table: pd.DataFrame) -> None:
     from rich.text import Text
 
     from iglens_tl.causal.agreement import SKIP_CURVES
-    from iglens_tl.causal.validation_tables import NULLS
+    from iglens_tl.causal.validation.tables import NULLS
     from iglens_tl.figures.validation import metric_cell, undefined_notes
 
     console = Console()

@@ -12,7 +12,7 @@ import pandas as pd
 
 from iglens_tl.causal.layer_effects import Scope, plan_layer_effects
 from iglens_tl.causal.skip_curves import SkipCurves
-from iglens_tl.causal.validation_options import (
+from iglens_tl.causal.validation.options import (
     Names,
     Prompts,
     answers_of_prompts,
@@ -23,8 +23,8 @@ from iglens_tl.causal.validation_options import (
     resolve_variants,
     settings_of,
 )
-from iglens_tl.causal.validation_runs import Measured, Report, Runs
-from iglens_tl.causal.validation_tables import NULLS, agreement_tables
+from iglens_tl.causal.validation.runs import Measured, Report, Runs
+from iglens_tl.causal.validation.tables import NULLS, agreement_tables
 from iglens_tl.figures import Figure, agreement_figure
 from iglens_tl.figures.validation import layers_figure, validation_page
 from iglens_tl.files import write_atomically

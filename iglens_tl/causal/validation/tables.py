@@ -10,7 +10,7 @@ import pandas as pd
 from iglens_tl.causal.agreement import SKIP_CURVES, agreement, agreement_by_item
 from iglens_tl.causal.averages import average
 from iglens_tl.causal.skip_curves import RANDOM, SkipCurves
-from iglens_tl.causal.validation_runs import Measured
+from iglens_tl.causal.validation.runs import Measured
 from iglens_tl.results.agreement import SHUFFLED
 from iglens_tl.results.frames import TARGET_COLUMNS
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iglens_tl.causal.layer_effects import INTERVENTIONS
-from iglens_tl.causal.validation_runs import Variant, fingerprint
+from iglens_tl.causal.validation.runs import Variant, fingerprint
 from iglens_tl.lenses.registry import Lenses, check_names
 from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import PromptLike, Tokens, as_prompts
