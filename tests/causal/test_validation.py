@@ -15,8 +15,8 @@ from iglens_tl.causal import (
     agreement_by_item,
     layer_effects,
     skip_curves,
-    validation_runs,
 )
+from iglens_tl.causal.validation import runs
 from iglens_tl.models import adapt, reinitialized
 from iglens_tl.results import Text
 from tests.support.cases import IDS
@@ -176,7 +176,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(toy, found, tmp_path, int
 def test_finished_parts_are_not_measured_again(toy, found, tmp_path, monkeypatch):
     run(toy, chunk_size=2, folder=tmp_path)
     for name in ("compare", "layer_effects", "skip_curves"):
-        monkeypatch.setattr(validation_runs, name, None)
+        monkeypatch.setattr(runs, name, None)
     assert_same(run(toy, chunk_size=2, folder=tmp_path), found)
 
 
