@@ -31,7 +31,8 @@ SMALLEST_P = 0.1
 
 _DRAWS = 3_000
 _PER_GROUP = 100
-_BATCH = 64
+_CANDIDATES = 200
+_BATCH = 32
 _SHORTEST_TEXT = 5
 
 
@@ -213,7 +214,7 @@ def _examples(adapter: ModelAdapter, family: str, rng: Random) -> list[_Candidat
     drawn = held_out_examples(TRAINED_FAMILIES[family], rng, per_group=_PER_GROUP, draws=_DRAWS)
     rng.shuffle(drawn)
     # The markup of conversations is that of the embedded model.
-    plain = [example for example in drawn if not example.is_chat]
+    plain = [example for example in drawn if not example.is_chat][:_CANDIDATES]
     found = [(example, _right_answers(adapter, example)) for example in plain]
     kinds: dict[str, set[int]] = {}
     for example, right in found:
