@@ -9,8 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iglens_tl.causal import PatchingResult as PatchingResult
+    from iglens_tl.causal import SkipCurves as SkipCurves
+    from iglens_tl.causal import activation_patching as activation_patching
+    from iglens_tl.causal import agreement as agreement
+    from iglens_tl.causal import agreement_by_item as agreement_by_item
     from iglens_tl.causal import embedded_reference_texts as embedded_reference_texts
     from iglens_tl.causal import layer_effects as layer_effects
+    from iglens_tl.causal import skip_curves as skip_curves
     from iglens_tl.figures import write_html as write_html
     from iglens_tl.lens_comparison import LensComparison as LensComparison
     from iglens_tl.lens_result import LensResult as LensResult
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from iglens_tl.lenses import path_sensitivity as path_sensitivity
     from iglens_tl.lenses import tuned_lens as tuned_lens
     from iglens_tl.models import load_model as load_model
+    from iglens_tl.models import reinitialized as reinitialized
     from iglens_tl.readout import Entropy as Entropy
     from iglens_tl.readout import KLToFinal as KLToFinal
     from iglens_tl.readout import LogitDifference as LogitDifference
@@ -50,11 +57,16 @@ _HOMES = {
     "LensComparison": "iglens_tl.lens_comparison",
     "LensResult": "iglens_tl.lens_result",
     "LogitDifference": "iglens_tl.readout",
+    "PatchingResult": "iglens_tl.causal",
     "ProbabilityDifference": "iglens_tl.readout",
+    "SkipCurves": "iglens_tl.causal",
     "TokenSet": "iglens_tl.readout",
     "Translators": "iglens_tl.tuning",
     "TunedLensWarning": "iglens_tl.tuning",
     "Value": "iglens_tl.readout",
+    "activation_patching": "iglens_tl.causal",
+    "agreement": "iglens_tl.causal",
+    "agreement_by_item": "iglens_tl.causal",
     "compare": "iglens_tl.lenses",
     "components": "iglens_tl.lenses",
     "conductance_by_position": "iglens_tl.lenses",
@@ -70,6 +82,8 @@ _HOMES = {
     "load_model": "iglens_tl.models",
     "logit_lens": "iglens_tl.lenses",
     "path_sensitivity": "iglens_tl.lenses",
+    "reinitialized": "iglens_tl.models",
+    "skip_curves": "iglens_tl.causal",
     "train_tuned_lens": "iglens_tl.tuning",
     "tuned_lens": "iglens_tl.lenses",
     "write_html": "iglens_tl.figures",
@@ -83,11 +97,16 @@ __all__ = [
     "LensComparison",
     "LensResult",
     "LogitDifference",
+    "PatchingResult",
     "ProbabilityDifference",
+    "SkipCurves",
     "TokenSet",
     "Translators",
     "TunedLensWarning",
     "Value",
+    "activation_patching",
+    "agreement",
+    "agreement_by_item",
     "compare",
     "components",
     "conductance_by_position",
@@ -103,6 +122,8 @@ __all__ = [
     "load_model",
     "logit_lens",
     "path_sensitivity",
+    "reinitialized",
+    "skip_curves",
     "train_tuned_lens",
     "tuned_lens",
     "write_html",

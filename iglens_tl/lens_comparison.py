@@ -13,7 +13,11 @@ from iglens_tl.figures import Figure, comparison_figure
 from iglens_tl.files import write_atomically
 from iglens_tl.lens_result import LensResult
 from iglens_tl.results import storage
-from iglens_tl.results.agreement import agreement, agreement_by_target, monotonicity
+from iglens_tl.results.agreement import (
+    monotonicity,
+    pairwise_agreement,
+    pairwise_agreement_by_target,
+)
 from iglens_tl.results.frames import target_index
 
 _FORMAT = "iglens_tl.LensComparison"
@@ -119,8 +123,8 @@ class LensComparison:
         """Compare the lenses with one another."""
         onsets = {result.lens: result.onset().to_numpy() for result in self.results}
         return ComparisonSummary(
-            agreement=agreement(self.results),
-            agreement_by_target=agreement_by_target(self.results),
+            agreement=pairwise_agreement(self.results),
+            agreement_by_target=pairwise_agreement_by_target(self.results),
             onsets=pd.DataFrame(onsets, index=target_index(self.results[0])),
             monotonicity=monotonicity(self.results),
         )

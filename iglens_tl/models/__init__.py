@@ -9,3 +9,4 @@ from iglens_tl.models.checks import ReadoutCheck as ReadoutCheck
 from iglens_tl.models.checks import check_model as check_model
 from iglens_tl.models.heads import split_heads as split_heads
 from iglens_tl.models.loading import load_model as load_model
+from iglens_tl.models.reinitialized import reinitialized as reinitialized

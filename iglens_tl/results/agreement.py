@@ -12,11 +12,14 @@ from jaxtyping import Float
 from iglens_tl.results.data import LensData
 from iglens_tl.results.frames import target_index
 
+SHUFFLED = ", layers shuffled"
+"""What is added to the name of credits whose segments were permuted at random."""
+
 _RESAMPLES = 2000
 _SMALLEST_CHANGE = 1e-12
 
 
-def agreement_by_target(results: Sequence[LensData]) -> pd.DataFrame:
+def pairwise_agreement_by_target(results: Sequence[LensData]) -> pd.DataFrame:
     """Compare every pair of lenses on every target.
 
     Two lenses are compared on the segments that both have, by what changes in each: the credits of
@@ -30,17 +33,17 @@ def agreement_by_target(results: Sequence[LensData]) -> pd.DataFrame:
     index = target_index(results[0]).to_frame(index=False)
     parts = []
     for first, second in combinations(results, 2):
-        left, right = _common_changes(first, second)
+        _, left, right = common_changes(first, second)
         part = index.copy()
         part.insert(0, "lens", first.lens)
         part.insert(1, "other", second.lens)
         part["rank_correlation"] = rank_correlations(left, right)
-        part["sign_agreement"] = _sign_agreements(left, right)
+        part["sign_agreement"] = sign_agreements(left, right)
         parts.append(part)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def agreement(results: Sequence[LensData], *, seed: int = 0) -> pd.DataFrame:
+def pairwise_agreement(results: Sequence[LensData], *, seed: int = 0) -> pd.DataFrame:
     """Average the agreement of every pair of lenses over the targets.
 
     Returns:
@@ -48,7 +51,7 @@ def agreement(results: Sequence[LensData], *, seed: int = 0) -> pd.DataFrame:
         bootstrap interval over targets, the mean `sign_agreement`, and the number of `targets` that
         have a rank correlation.
     """
-    by_target = agreement_by_target(results)
+    by_target = pairwise_agreement_by_target(results)
     rows = []
     for first, second in combinations([data.lens for data in results], 2):
         part = by_target[(by_target["lens"] == first) & (by_target["other"] == second)]
@@ -102,25 +105,40 @@ def rank_correlations(
     return np.divide((x * y).sum(axis=1), norm, out=np.full(len(x), np.nan), where=norm > 0)
 
 
-def _common_changes(first: LensData, second: LensData) -> tuple[np.ndarray, np.ndarray]:
-    common = [segment for segment in first.segments if segment in second.segments]
-    if not (first.additive and second.additive):
-        begins = {data.segments[0] for data in (first, second) if not data.additive}
-        common = [segment for segment in common if segment not in begins]
-    left, right = (
-        data.changes[:, [data.segments.index(segment) for segment in common]]
-        for data in (first, second)
-    )
-    return left, right
-
-
-def _sign_agreements(
+def sign_agreements(
     left: Float[np.ndarray, "target segment"], right: Float[np.ndarray, "target segment"]
 ) -> Float[np.ndarray, " target"]:
+    """Return the share of the segments that move on both sides in which both move the same way.
+
+    NaN where no segment does; changes below 1e-12 are no movement.
+    """
     moving = (np.abs(left) > _SMALLEST_CHANGE) & (np.abs(right) > _SMALLEST_CHANGE)
     same = ((left > 0) == (right > 0)) & moving
     n_moving = moving.sum(axis=1)
     return np.divide(same.sum(axis=1), n_moving, out=np.full(len(left), np.nan), where=n_moving > 0)
+
+
+def common_changes(
+    first: LensData, second: LensData
+) -> tuple[
+    tuple[str, ...], Float[np.ndarray, "target segment"], Float[np.ndarray, "target segment"]
+]:
+    """Return the segments that two results can be compared on, and what changes in each.
+
+    They are those that both have, in the order of the first, without the segment that a level
+    begins with: what changed before it is not known.
+    """
+    begins = {data.segments[0] for data in (first, second) if data.kind in ("level", "value")}
+    common = [
+        segment
+        for segment in first.segments
+        if segment in second.segments and segment not in begins
+    ]
+    left, right = (
+        data.changes[:, [data.segments.index(segment) for segment in common]]
+        for data in (first, second)
+    )
+    return tuple(common), left, right
 
 
 def _bootstrap_interval(values: Float[np.ndarray, " target"], seed: int) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""Models whose answer to "which layer?" is known, because their weights are written by hand."""
