@@ -1,6 +1,6 @@
 """The predictions of METHODS 8.4, each with its criterion, judged by the numbers.
 
-Statement and criterion of every prediction were written down before anything was measured.
+Statement and criterion of every prediction were written down before the study was run.
 Intervals are 95 % bootstrap intervals of means over prompts, on items with right answers.
 """
 

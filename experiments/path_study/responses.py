@@ -32,6 +32,7 @@ RANKS = {"kendall": kendall, "spearman": rank_correlations}
 _EQUAL = "all credits or all effects equal"
 _NOTHING = "all credits zero"
 _GROUPS = (RIGHT, WRONG)
+_RESAMPLES = 1000
 NUMBERS = ("mean", "low", "high")
 
 
@@ -178,7 +179,13 @@ def _averaged(study: Study, rows: Iterable[_Numbers], seed: int) -> list[dict[st
             chosen = groups.get(name)
             if chosen is None or not chosen.any():
                 continue
-            own = average(row.numbers[chosen], np.flatnonzero(chosen), reason=row.reason, seed=seed)
+            own = average(
+                row.numbers[chosen],
+                np.flatnonzero(chosen),
+                reason=row.reason,
+                n_resamples=_RESAMPLES,
+                seed=seed,
+            )
             named = {"response": row.response, **asdict(row.condition), "against": row.against}
             found.append({**named, "group": name, **own})
     return found

@@ -45,12 +45,10 @@ class Study:
     def layer_credits(self, condition: Condition) -> pd.DataFrame:
         """Return the credits of whole layers, without the embedding's."""
         table = self.credits[condition]
-        layers: dict[str, list[str]] = {}
-        for label in table.columns:
-            layers.setdefault(label.split(".")[0], []).append(label)
-        return pd.DataFrame(
-            {layer: table[own].sum(axis=1) for layer, own in layers.items() if layer != "embed"}
-        )
+        of_segment = [label.split(".")[0] for label in table.columns]
+        layers = [name for name in dict.fromkeys(of_segment) if name != "embed"]
+        belongs = [[float(own == layer) for layer in layers] for own in of_segment]
+        return pd.DataFrame(values_of(table) @ np.array(belongs), table.index, columns=layers)
 
     def tidy_credits(self) -> pd.DataFrame:
         """Return all credits as one table with a row per condition, item and segment."""
