@@ -87,7 +87,7 @@ def _items(study: Study) -> str:
     rows = []
     for family, own in study.items.groupby("family", sort=False):
         first = own.iloc[0]
-        example = f"{first['prompt']} →{first['answer']} (not{first['other']})".replace("|", "\\|")
+        example = f"{first['prompt']} →{first['answer']} (not{first['other']})"
         rows.append([str(family), str(len(own)), f"{own['p'].mean():.3f}", f"`{example}`"])
     return _markdown(["family", "items", "mean p", "first item"], rows)
 
@@ -249,5 +249,6 @@ def _records(rows: pd.DataFrame) -> list[dict]:
 
 
 def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [names, ["---"] * len(names), *escaped]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
