@@ -12,7 +12,11 @@ from experiments.causal.items import Item
 from experiments.causal_agreement import measures as m
 from experiments.causal_agreement import study as study_module
 from experiments.causal_agreement.changes import Changes, changes_of_blocks
-from experiments.causal_agreement.comparison import WITHOUT_FIRST, compare
+from experiments.causal_agreement.comparison import (
+    WITHOUT_FIRST,
+    compare,
+    compare_with_and_without_first,
+)
 from experiments.causal_agreement.figures import all_figures
 from experiments.causal_agreement.markdown import cell, grid, tables_page
 from experiments.causal_agreement.pairs import corrupted_ids
@@ -31,6 +35,7 @@ from experiments.causal_agreement.study import (
 from experiments.causal_agreement.summary import ALL, mean_changes, select, summarise
 from iglens_tl import direct_logit_attribution, ig_lens, tuned_lens
 from iglens_tl.causal.agreement import SKIP_CURVES
+from iglens_tl.causal.averages import average
 from iglens_tl.models import adapt
 from iglens_tl.results.agreement import SHUFFLED
 
@@ -134,6 +139,33 @@ def test_credits_meet_effects_on_the_probability_and_in_their_own_unit():
     table = compare(credits, effects, [item()])
     pairs = list(zip(table["credits"], table["effects"], strict=True))
     assert pairs == [("p", "on p"), ("logit", "on p"), ("logit", "on logit")]
+
+
+def test_without_the_first_layer_only_the_others_are_ranked():
+    credit, effect = layers_of([[0, 1, 2, 3]]), layers_of([[9, 1, 2, 3]])
+    table = compare_with_and_without_first(
+        LAYERS, {"a": credit}, {"b": effect}, [item()], shuffled=["b", "not measured"]
+    )
+    own = table[table["credits"] == "a"].set_index("segments")["spearman"]
+    assert own[LAYERS] == pytest.approx(stats.spearmanr([0, 1, 2, 3], [9, 1, 2, 3])[0])
+    assert own[LAYERS + WITHOUT_FIRST] == 1
+    assert set(table["credits"]) == {"a", "a" + SHUFFLED}
+    assert set(table["effects"]) == {"b"}
+
+
+def test_intervals_of_numbers_without_gaps_are_those_of_average():
+    numbers = np.random.default_rng(1).normal(size=30)
+    scores = pd.DataFrame({"item": range(30), "spearman": numbers, "kendall": numbers}).assign(
+        family="x", condition=TRAINED, segments=LAYERS, credits="a", effects="b"
+    )
+    scores.loc[3, "kendall"] = np.nan
+    table = select(summarise(scores, n_resamples=500), family="x").set_index("metric")
+    for name, column in scores[["spearman", "kendall"]].items():
+        wanted = average(column.to_numpy(), np.arange(30), reason="", n_resamples=500)
+        for end in ("mean", "low", "high", "items"):
+            assert table.loc[name, end] == pytest.approx(wanted[end])
+    assert table.loc["spearman", "note"] == ""
+    assert table.loc["kendall", "note"].startswith("undefined for 1 of 30 items")
 
 
 def test_means_are_over_items_and_leave_the_control_out_of_all_families():

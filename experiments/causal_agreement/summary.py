@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from experiments.causal.items import WRONG
 from iglens_tl.causal.agreement import SKIP_CURVES
@@ -19,6 +22,7 @@ _TOP_K = (1, 3, 5)
 _KEYS = ["condition", "segments", "credits", "effects"]
 _REASONS = {metric.name: metric.undefined for metric in metrics(_TOP_K)}
 _RESAMPLES = 1000
+_ENDS = (0.025, 0.975)
 
 
 def summarise(scores: pd.DataFrame, *, n_resamples: int = _RESAMPLES) -> pd.DataFrame:
@@ -38,17 +42,10 @@ def summarise(scores: pd.DataFrame, *, n_resamples: int = _RESAMPLES) -> pd.Data
     rows = []
     for family, of_family in groups:
         for keys, part in of_family.groupby(_KEYS, sort=False):
-            prompts = part["prompt"].to_numpy()
-            for name in names:
-                if (name in _REASONS) == (keys[-1] == SKIP_CURVES):
-                    continue
-                numbers = part[name].to_numpy(dtype=float, na_value=np.nan)
-                row = average(
-                    numbers, prompts, reason=_REASONS.get(name, ""), n_resamples=n_resamples
-                )
-                rows.append(
-                    {"family": family, **dict(zip(_KEYS, keys, strict=True)), "metric": name, **row}
-                )
+            shown = [name for name in names if (name in _REASONS) != (keys[-1] == SKIP_CURVES)]
+            about = {"family": family, **dict(zip(_KEYS, keys, strict=True))}
+            found = _averages(part, shown, n_resamples)
+            rows += [{**about, "metric": name, **found[name]} for name in shown]
     return pd.DataFrame(rows).astype(dict.fromkeys(("mean", "low", "high"), "Float64"))
 
 
@@ -79,3 +76,34 @@ def select(table: pd.DataFrame, **wanted: str | Sequence[str]) -> pd.DataFrame:
         allowed = [values] if isinstance(values, str) else list(values)
         chosen &= table[column].isin(allowed).to_numpy()
     return table[chosen]
+
+
+def _averages(
+    part: pd.DataFrame, names: Sequence[str], n_resamples: int
+) -> dict[str, dict[str, Any]]:
+    """Return what `average` says of some columns, those without gaps all at once."""
+    prompts = part["prompt"].to_numpy()
+    numbers = part[list(names)].to_numpy(dtype=float, na_value=np.nan)
+    found = {
+        name: average(
+            numbers[:, column],
+            prompts,
+            reason=_REASONS.get(name, ""),
+            n_resamples=n_resamples if np.isnan(numbers[:, column]).any() else 1,
+        )
+        for column, name in enumerate(names)
+    }
+    if len(prompts) > 1:
+        whole = [column for column in range(len(names)) if not np.isnan(numbers[:, column]).any()]
+        means = _weights(len(prompts), n_resamples) @ numbers[:, whole]
+        for column, ends in zip(whole, np.quantile(means, _ENDS, axis=0).T, strict=True):
+            low, high = map(float, ends)
+            found[names[column]] |= {"low": low, "high": high}
+    return found
+
+
+@lru_cache(maxsize=8)
+def _weights(n_prompts: int, n_resamples: int) -> Float[np.ndarray, "resample prompt"]:
+    """Return the weight of each prompt in each bootstrap sample."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), n_resamples) / n_prompts
