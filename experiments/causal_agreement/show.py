@@ -34,7 +34,7 @@ def main() -> None:
     """Measure all families and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo", help="a name or folder that load_model takes")
-    parser.add_argument("--items", type=int, default=25, help="prompts of each family")
+    parser.add_argument("--items", type=int, default=12, help="prompts of each family")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
