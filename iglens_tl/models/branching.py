@@ -89,12 +89,13 @@ def run_branches(
         return changed.view(activation.shape)
 
     hooks: list[tuple[str, Any]] = []
-    if merge:
+    if merge and n_texts > 1:
         # What a model computes once before its blocks has one row, which serves any number of
         # texts of this length. So one text goes in, and its embedding gives way to those of all.
         readers = {adapter.embed_site: Tensor.clone}
-        embeddings = capture(adapter, tokens, readers)[adapter.embed_site]
-        hooks.append((adapter.embed_site, partial(begin, embeddings=embeddings)))
+        site = adapter.embed_site
+        embeddings = capture(adapter, tokens, readers, until=site)[site]
+        hooks.append((site, partial(begin, embeddings=embeddings)))
     for layer in sorted(branches):
         hooks.append((adapter.pre_site(layer), partial(enter, layer=layer)))
         hooks.append((branches[layer].site, partial(change, layer=layer)))

@@ -14,14 +14,16 @@ from torch import Tensor
 from iglens_tl.models.adapter import ModelAdapter
 
 
-class LastBlockDone(Exception):
-    """Ends a forward pass before the unembedding, whose logits nobody asked for."""
+class EnoughRun(Exception):
+    """Ends a forward pass of which nobody needs the rest, such as the logits."""
 
 
 def capture(
     adapter: ModelAdapter,
     tokens: Int[Tensor, "batch pos"],
     readers: Mapping[str, Callable[[Tensor], Tensor]],
+    *,
+    until: str | None = None,
 ) -> dict[str, Tensor]:
     """Run the blocks of a model and keep what the readers take of its hook points.
 
@@ -33,6 +35,7 @@ def capture(
         tokens: Token ids; all rows have the same length, so no padding is involved.
         readers: For each hook name a function of the activation, called with no gradient; it
             must return a new tensor, not a view, or the whole activation stays in memory.
+        until: The hook after which nothing is needed any more; None for the last block's output.
 
     Returns:
         What each reader returned, by hook name.
@@ -47,11 +50,11 @@ def capture(
         kept[name] = readers[name](activation)
 
     hooks: list[tuple[str, Any]] = [(name, partial(keep, name=name)) for name in readers]
-    hooks.append((adapter.post_site(adapter.n_layers - 1), stop_after_last_block))
+    hooks.append((until or adapter.post_site(adapter.n_layers - 1), stop_here))
     with (
         _forward_mode(adapter.model),
         adapter.model.hooks(fwd_hooks=hooks),
-        suppress(LastBlockDone),
+        suppress(EnoughRun),
     ):
         run(adapter, tokens)
     missing = [name for name in readers if name not in kept]
@@ -92,10 +95,10 @@ def unfold_texts(activation: Tensor, n_texts: int) -> Tensor:
     return activation.unflatten(0, (n_texts, -1))
 
 
-def stop_after_last_block(activation: Tensor, hook: Any) -> None:
-    """End the forward pass; a hook for the last residual state."""
+def stop_here(activation: Tensor, hook: Any) -> None:
+    """End the forward pass; a hook for the last activation that is needed."""
     del activation, hook
-    raise LastBlockDone
+    raise EnoughRun
 
 
 @contextmanager

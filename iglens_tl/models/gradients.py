@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.models.capture import LastBlockDone, run, stop_after_last_block
+from iglens_tl.models.capture import EnoughRun, run, stop_here
 
 
 def run_from_states(
@@ -59,12 +59,12 @@ def run_from_states(
 
     hooks: list[tuple[str, Any]] = [(start, inject)]
     hooks += [(name, partial(record, name=name)) for name in keep]
-    hooks.append((adapter.post_site(adapter.n_layers - 1), stop_after_last_block))
+    hooks.append((adapter.post_site(adapter.n_layers - 1), stop_here))
     tokens = torch.tensor([list(ids)]).expand(len(states), -1)
     with (
         _gradient_mode(adapter.model),
         adapter.model.hooks(fwd_hooks=hooks),
-        suppress(LastBlockDone),
+        suppress(EnoughRun),
     ):
         run(adapter, tokens)
     missing = [name for name in keep if name not in kept]
