@@ -15,7 +15,7 @@ from iglens_tl.causal import PatchingResult, activation_patching
 from iglens_tl.figures import patching_heatmap
 from iglens_tl.models import NotApplicableError, adapt, patching
 from iglens_tl.results import Target, Text
-from iglens_tl.results.agreement import agreement
+from iglens_tl.results.agreement import pairwise_agreement
 from tests.conftest import family
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS
 from tests.support.native import native_bridge, native_hooked
@@ -312,7 +312,7 @@ def test_effects_are_the_changes_of_the_curve_at_the_last_position(toy, denoised
     credits = ig_lens(toy, CLEAN, targets=[ANSWER])
     assert effects.targets == credits.targets
     assert effects.texts == credits.texts
-    assert agreement([credits, effects])["targets"].tolist() == [1]
+    assert pairwise_agreement([credits, effects])["targets"].tolist() == [1]
 
 
 def test_effects_begin_with_the_embedding_where_the_last_tokens_differ(toy):
