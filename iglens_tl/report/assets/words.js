@@ -1,0 +1,58 @@
+// Numbers and tokens for people, and tables for spreadsheets.
+
+const KINDS = { credit: "credit", effect: "effect", level: "change", value: "value" };
+
+/** Return a number with four digits that count; fixed to four decimals where it has a unit part. */
+function number(value) {
+  if (!Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (size === 0) return "0";
+  if (size < 0.0001 || size >= 100000) return value.toExponential(2).replace("-", "−").replace("e-", "e−");
+  return value.toFixed(size < 1 ? 5 : size < 100 ? 4 : 2).replace("-", "−");
+}
+
+const signed = (value) => (value > 0 ? `+${number(value)}` : number(value));
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+/** Return a token's element, its leading blank pale. */
+function tokenElement(token, kind = "bdi") {
+  const shown = content.tokens[token][2];
+  const element = document.createElement(kind);
+  if (shown.startsWith("␣") && shown.length > 1) {
+    element.append(make("span", "blank", "␣"), shown.slice(1));
+  } else {
+    element.textContent = shown;
+  }
+  return element;
+}
+
+/** Return an element with a class and text; text is never read as markup. */
+function make(kind, className = "", text = "") {
+  const element = document.createElement(kind);
+  if (className) element.className = className;
+  if (text) element.textContent = text;
+  return element;
+}
+
+/** Return rows as CSV. Numbers keep the seven digits that they have. */
+function csv(rows) {
+  const cell = (value) => {
+    if (typeof value === "number") return Number.isFinite(value) ? `${Number(value.toPrecision(7))}` : "";
+    return /[",\n\r]|^\s|\s$/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+  };
+  return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
+}
+
+/** Copy text, also where the page may not use the clipboard by itself. */
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = make("textarea", "unseen");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
