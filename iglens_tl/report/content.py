@@ -71,10 +71,7 @@ def report_content(
     return {
         "text": [vocabulary.add(*pair) for pair in zip(text.ids, text.tokens, strict=True)],
         "targets": [_target(first.targets[row], text, vocabulary) for row in rows],
-        "values": [
-            {"name": name, "label": value_label(name)}
-            for name in dict.fromkeys(value_name(data) for data in results)
-        ],
+        "values": [{"name": name, "label": value_label(name)} for name in _values(results)],
         "segments": merge_segments(results),
         "lenses": list(lenses.values()),
         "heads": None if heads is None else heads_content(heads, rows, pool),
@@ -86,6 +83,12 @@ def report_content(
 def value_name(data: LensData) -> str:
     """Return the name of a result's value; lenses that have no choice measure their unit."""
     return str(data.provenance.options.get("value", data.unit))
+
+
+def _values(results: Sequence[LensData]) -> list[str]:
+    """Return the values in the order asked for, then those of lenses that have no choice."""
+    has_choice = [data for data in results if "value" in data.provenance.options]
+    return list(dict.fromkeys(value_name(data) for data in [*has_choice, *results]))
 
 
 def _lens(data: LensData) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _about(
     shown = "".join(content["tokens"][token][2] for token in content["text"]).replace("␣", " ")
     created = first.created.replace("T", " ").replace("+00:00", " UTC")
     return {
-        "title": show_blanks(str(first.model.get("name", "unnamed model"))),
+        "title": show_blanks(_short_name(str(first.model.get("name", "unnamed model")))),
         "text": shown if len(shown) <= _MAX_TITLE else shown[: _MAX_TITLE - 1] + "…",
         "model": first.model,
         "versions": first.versions,
@@ -131,6 +131,11 @@ def _about(
     }
 
 
+def _short_name(model: str) -> str:
+    """Return a model's name; of a folder's path only the end."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
 def _script_json(content: Mapping[str, Any]) -> str:
     """Return JSON that ends no script element and has only ASCII characters."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
@@ -146,13 +151,21 @@ def _hash(script: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("iglens_tl.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["fact"] = _fact
+    return environment
+
+
+def _fact(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _own_script() -> str:

@@ -20,6 +20,12 @@ function readTheme() {
 
 const channels = (colour) => colour.match(/[\d.]+/g).slice(0, 3).map(Number);
 
+/** Return the relative luminance of a colour, from 0 to 1. */
+function luminance(colour) {
+  const [red, green, blue] = colour.map((channel) => (channel / 255) ** 2.2);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}
+
 /** Return 256 colours that pass evenly through the given ones, each with its ink. */
 function scale(stops) {
   const ends = stops.map(channels);
@@ -29,8 +35,8 @@ function scale(stops) {
     const mixed = ends[left].map((start, channel) =>
       Math.round(start + (place - left) * (ends[left + 1][channel] - start)),
     );
-    const brightness = (0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2]) / 255;
-    return { paint: `rgb(${mixed.join(", ")})`, ink: brightness > 0.55 ? "#14181c" : "#ffffff" };
+    // Black is read better than white above this luminance (WCAG 2).
+    return { paint: `rgb(${mixed.join(", ")})`, ink: luminance(mixed) > 0.18 ? "#0d1117" : "#ffffff" };
   });
 }
 
@@ -39,6 +45,9 @@ function colour(scaleColours, value, low, high) {
   const place = Math.round((255 * (value - low)) / (high - low || 1));
   return scaleColours[Math.max(0, Math.min(255, place))];
 }
+
+/** Return a colour of levels under text, which stays readable on it. */
+const pale = (value, low, high) => colour(theme.levels, value, low, low + (high - low) / 0.6);
 
 /** Return the limits of numbers: symmetric for changes, 0 to 1 for probabilities. */
 function limits(numbers, show, unit) {

@@ -8,7 +8,9 @@ const decoded = new Map();
 function array(place) {
   if (!decoded.has(place)) {
     const { type, shape, data } = content.arrays[place];
-    const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+    const characters = atob(data);
+    const bytes = new Uint8Array(characters.length);
+    for (let place = 0; place < bytes.length; place += 1) bytes[place] = characters.charCodeAt(place);
     decoded.set(place, { shape, numbers: new TYPES[type](bytes.buffer) });
   }
   return decoded.get(place);

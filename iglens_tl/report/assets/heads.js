@@ -24,7 +24,7 @@ const togetherOf = (target) => Array.from(part(content.heads.together, target), 
 
 function drawHeads() {
   if (!content.heads) {
-    headsBox.replaceChildren(make("p", "hint", "This page has no heads; see “How it was made” for the reason."));
+    headsBox.replaceChildren(make("p", "hint", "The heads were not measured for this page."));
     document.querySelector('[data-copy="heads"]').hidden = true;
     return;
   }
@@ -33,7 +33,7 @@ function drawHeads() {
   together.credit = together.sources.reduce((sum, { credit }) => sum + credit, 0);
   const rows = [together, ...list];
   const chosen = rows.find(({ label }) => label === state.head) ?? together;
-  const limit = Math.max(...rows.map(({ credit }) => Math.abs(credit)), 1e-12);
+  const limit = Math.max(...list.map(({ credit }) => Math.abs(credit)), 1e-12);
   const choices = make("div", "head-list");
   choices.setAttribute("role", "radiogroup");
   choices.setAttribute("aria-label", "Whose reading is drawn over the text");
@@ -52,7 +52,8 @@ function partsLine() {
   const line = make("p", "parts");
   parts.names.forEach((name, index) => {
     const item = make("span", "", `${name} `);
-    item.append(make("b", "", signed(sums[index])));
+    item.append(make("b", "", brief(sums[index])));
+    addTip(item, () => [[`${name}, ${unit}`, signed(sums[index])]]);
     line.append(item);
   });
   line.append(make("span", "", `credit in ${unit}`));
@@ -60,7 +61,7 @@ function partsLine() {
 }
 
 function headRow({ label, credit, sources }, limit, chosen) {
-  const row = make("button", "head");
+  const row = make("button", "head-row");
   row.type = "button";
   row.setAttribute("role", "radio");
   row.setAttribute("aria-checked", `${chosen}`);
@@ -68,7 +69,7 @@ function headRow({ label, credit, sources }, limit, chosen) {
   row.dataset.head = label;
   const bar = make("span", "bar");
   const fill = make("i");
-  const size = (50 * Math.abs(credit)) / limit;
+  const size = Math.abs(credit) > limit ? 0 : (50 * Math.abs(credit)) / limit; // all heads have none
   fill.style.cssText = `width: ${size}%; left: ${credit < 0 ? 50 - size : 50}%; background: ${credit < 0 ? theme.negative : theme.positive}`;
   bar.append(fill);
   row.append(make("span", "", label), bar, make("span", "number", signed(credit)));
@@ -120,8 +121,8 @@ function sourcesText({ label, sources, credit }) {
 
 headsBox.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-  if (!step || !event.target.matches(".head")) return;
+  if (!step || !event.target.matches(".head-row")) return;
   event.preventDefault();
-  const rows = [...headsBox.querySelectorAll(".head")];
+  const rows = [...headsBox.querySelectorAll(".head-row")];
   update({ head: rows[clamp(rows.indexOf(event.target) + step, rows.length)].dataset.head });
 });

@@ -4,7 +4,7 @@ const mapBox = document.getElementById("map");
 const scroller = mapBox.querySelector(".map-scroll");
 const canvas = mapBox.querySelector("canvas");
 const pen = canvas.getContext("2d");
-const LABELS_BELOW = 74;
+const WIDEST = 132;
 const layout = {};
 
 /** Fit the cells to the width; more tokens than fit are scrolled. */
@@ -14,10 +14,11 @@ function layOutMap() {
   layout.left = 12 + Math.max(...segments.map((label) => pen.measureText(label).width));
   const room = mapBox.clientWidth - layout.left - 4;
   const count = content.targets.length;
-  layout.width = Math.max(15, Math.min(76, Math.floor(room / count)));
-  layout.height = segments.length > 40 ? 13 : segments.length > 20 ? 17 : 24;
+  layout.width = Math.max(15, Math.min(WIDEST, Math.floor(room / count)));
+  layout.height = segments.length > 40 ? 13 : segments.length > 20 ? 17 : 26;
   layout.rows = segments.length;
-  layout.total = layout.rows * layout.height + LABELS_BELOW;
+  layout.isWide = layout.width >= 64;
+  layout.total = layout.rows * layout.height + (layout.isWide ? 26 : 82);
   const space = scroller.firstElementChild;
   space.style.width = `${layout.left + layout.width * count + 50}px`;
   space.style.height = `${layout.total}px`;
@@ -52,7 +53,7 @@ function drawMap() {
   for (let target = first; target < last; target += 1) {
     const numbers = shownOf(lens, state.value, state.show, target);
     const onset = numberOf(measure.onsets, target);
-    pen.font = `11px ${fonts.mono}`;
+    pen.font = `12px ${fonts.mono}`;
     for (let segment = 0; segment < rows; segment += 1) {
       const { paint, ink } = colour(colours, numbers[segment], low, high);
       const x = target * width;
@@ -63,7 +64,7 @@ function drawMap() {
       if (withTokens) {
         const [best] = topOf(lens, target, segment);
         const name = content.tokens[best.token][2].replace(/^␣(?=.)/, "");
-        pen.fillText(clip(name, Math.floor((width - 10) / 6.7)), x + 4, y + height / 2);
+        pen.fillText(clip(name, Math.floor((width - 10) / 7.3)), x + 4, y + height / 2);
       }
       if (segment === onset) {
         pen.beginPath();
@@ -89,11 +90,15 @@ function drawColumnLabel(target) {
   const { width, height, rows } = layout;
   const [, , shown] = tokenOf(target);
   pen.save();
-  pen.translate(target * width + width / 2 - 3, rows * height + 6);
-  pen.rotate(Math.PI / 4);
-  pen.font = `${target === state.target ? "600 " : ""}11px ${fonts.mono}`;
+  pen.font = `${target === state.target ? "600 " : ""}12px ${fonts.mono}`;
   pen.fillStyle = target === state.target ? theme.accent : theme.ink;
-  pen.fillText(clip(shown, 11), 0, 4);
+  if (layout.isWide) {
+    pen.fillText(clip(shown, Math.floor((width - 6) / 7.3)), target * width + 4, rows * height + 13);
+  } else {
+    pen.translate(target * width + width / 2 - 2, rows * height + 8);
+    pen.rotate(width < 24 ? Math.PI / 2 : Math.PI / 4);
+    pen.fillText(clip(shown, 12), 0, 0);
+  }
   pen.restore();
 }
 
@@ -175,20 +180,25 @@ mapBox.addEventListener("keydown", (event) => {
   if (!(event.key in steps)) return;
   event.preventDefault();
   const [right, up] = steps[event.key];
-  const from = state.segment ?? (up > 0 ? -1 : layout.rows);
-  const segment = right && state.segment === null ? layout.rows - 1 : clamp(right ? from : from + up, layout.rows);
-  const target = clamp(state.target + right, content.targets.length);
-  update({ target, segment });
+  // The first key chooses the last segment.
+  const segment = clamp(state.segment === null ? layout.rows - 1 : state.segment + up, layout.rows);
+  update({ segment, target: clamp(state.target + right, content.targets.length) });
   showCell();
 });
 
-/** Bring the chosen cell into view, with its numbers beside it and for screen readers. */
+/** Bring the pinned token into view. */
+function scrollToPinned() {
+  const { left, width } = layout;
+  const room = scroller.clientWidth - left;
+  const x = state.target * width - scroller.scrollLeft;
+  if (x < 0 || x + width > room) scroller.scrollLeft += x - room / 2;
+}
+
+/** Show the numbers of the chosen cell beside it, and tell them to screen readers. */
 function showCell() {
   const { left, width, height, rows } = layout;
-  const room = scroller.clientWidth - left;
+  scrollToPinned();
   const x = state.target * width;
-  if (x < scroller.scrollLeft) scroller.scrollLeft = x - width;
-  if (x + 2 * width > scroller.scrollLeft + room) scroller.scrollLeft = x + 2 * width - room;
   const lines = cellLines(chosenLens(), state.value, state.target, state.segment);
   const box = scroller.getBoundingClientRect();
   const y = box.top + (rows - 0.5 - state.segment) * height;

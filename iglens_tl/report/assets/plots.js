@@ -10,13 +10,13 @@ const plotSettings = {
 function plotLayout(unit) {
   const axis = { gridcolor: theme.line, linecolor: theme.line, zerolinecolor: theme.soft, fixedrange: true };
   return {
-    margin: { l: 58, r: 12, t: 10, b: 46 },
+    margin: { l: 62, r: 14, t: 28, b: 76 },
     paper_bgcolor: "rgba(0, 0, 0, 0)",
     plot_bgcolor: "rgba(0, 0, 0, 0)",
     font: { family: fonts.sans, size: 12, color: theme.ink },
     hoverlabel: { font: { family: fonts.mono, size: 12, color: theme.ink }, bgcolor: theme.panel, bordercolor: theme.line, align: "left", namelength: -1 },
-    xaxis: { ...axis, type: "category", showgrid: false, tickangle: "auto", automargin: true },
-    yaxis: { ...axis, title: { text: unit }, zeroline: true, automargin: true },
+    xaxis: { ...axis, type: "category", showgrid: false, nticks: 18 },
+    yaxis: { ...axis, title: { text: unit }, zeroline: true },
     showlegend: false,
   };
 }
@@ -62,13 +62,17 @@ function drawWaterfall() {
     y: heights,
     base: bases,
     marker: { color: paints, line: { width: paints.map((_, i) => (i - 1 === state.segment && lens === chosenLens() ? 2 : 0)), color: theme.accent } },
-    text: names.length > 13 ? undefined : labels.map((label) => label.replace(/(\.\d{3})\d+$/, "$1")),
+    text: names.length > 15 ? undefined : heights.map(brief),
     textposition: "outside",
+    textfont: { size: 11 },
+    constraintext: "none",
     cliponaxis: false,
     hovertext: names.map((name, place) => `<b>${name}</b><br>${labels[place]} ${measure.unit}<br>level ${number(isTotal(place) ? heights[place] : bases[place] + heights[place])}`),
     hoverinfo: "text",
   };
-  Plotly.react(plot, [bars], { ...plotLayout(measure.unit), bargap: 0.25 }, plotSettings);
+  const drawn = plotLayout(measure.unit);
+  drawn.xaxis.tickangle = -45;
+  Plotly.react(plot, [bars], { ...drawn, bargap: 0.25 }, plotSettings);
 }
 
 function drawTrajectory() {
@@ -103,7 +107,7 @@ function drawTrajectory() {
       hovermode: "x unified",
       showlegend: true,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
-      margin: { ...drawn.margin, t: 34 },
+      margin: { ...drawn.margin, t: 34, b: 48 },
       shapes: segment === null ? [] : [mark],
     },
     plotSettings,

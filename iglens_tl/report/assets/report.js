@@ -13,6 +13,8 @@ const state = {
 };
 const chosenLens = () => lensNamed(state.lens);
 
+// Every view with what it depends on. The slow ones are drawn afterwards, each by itself, so that
+// the page answers at once.
 const VIEWS = [
   [drawControls, ["lens", "value", "show", "theme"]],
   [layOutMap, ["lens", "size"]],
@@ -20,13 +22,15 @@ const VIEWS = [
   [drawLegend, ["lens", "value", "show", "theme"]],
   [drawText, ["lens", "value", "theme"]],
   [markPinned, ["target"]],
+  [scrollToPinned, ["target", "size"]],
   [drawPinned, ["target", "lens", "value"]],
-  [drawWaterfall, ["target", "lens", "value", "segment", "theme"]],
-  [drawTrajectory, ["target", "lens", "value", "segment", "theme"]],
-  [drawTop, ["target", "lens", "value", "segment", "theme"]],
-  [drawHeads, ["target", "head", "theme"]],
+  [drawTop, ["target", "lens", "value", "segment", "theme"], "later"],
+  [drawHeads, ["target", "head", "theme"], "later"],
+  [drawWaterfall, ["target", "lens", "value", "segment", "theme"], "later"],
+  [drawTrajectory, ["target", "lens", "value", "segment", "theme"], "later"],
 ];
 const changed = new Set();
+const waiting = new Set();
 
 /** Take new choices over, then redraw what depends on them, once before the next picture. */
 function update(choices) {
@@ -41,9 +45,18 @@ function update(choices) {
 function redraw() {
   const names = new Set(changed);
   changed.clear();
-  for (const [draw, dependsOn] of VIEWS) {
-    if (dependsOn.some((name) => names.has(name))) draw();
+  for (const [draw, dependsOn, later] of VIEWS) {
+    if (!dependsOn.some((name) => names.has(name))) continue;
+    if (!later) draw();
+    else if (waiting.add(draw).size === 1) setTimeout(drawNext);
   }
+}
+
+function drawNext() {
+  const [draw] = waiting;
+  draw();
+  waiting.delete(draw);
+  if (waiting.size) setTimeout(drawNext);
 }
 
 /** Choose a lens; if it does not measure the chosen value, its own value is shown. */

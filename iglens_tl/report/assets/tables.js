@@ -9,10 +9,17 @@ function drawTop() {
   if (!lens) return table.replaceChildren();
   const rows = lens.segments.map((label, segment) => topRow(lens, label, segment)).reverse();
   table.style.setProperty("--n", array(lens.top.tokens).shape[2]);
-  const head = make("div", "top-row head");
-  head.append(make("span", "", "after"), make("span", "rank", "rank"), make("span", "", "token and probability, best first"));
-  head.lastChild.style.gridColumn = "3 / -1";
+  const head = make("div", "top-row top-head");
+  head.append(
+    make("span", "", "after"),
+    make("span", "rank", "rank"),
+    make("span", "guesses", "tokens with their probabilities, best first"),
+  );
+  const hadFocus = table.contains(document.activeElement);
   table.replaceChildren(head, ...rows);
+  const reached = (table.querySelector(".current") ?? rows[0]).querySelector("button");
+  reached.tabIndex = 0;
+  if (hadFocus) reached.focus();
   return undefined;
 }
 
@@ -22,14 +29,14 @@ function topRow(lens, label, segment) {
   row.classList.toggle("current", own >= 0 && own === state.segment);
   const button = make("button", "", label);
   button.type = "button";
-  button.dataset.segment = segment;
+  button.tabIndex = -1;
   if (own >= 0) button.addEventListener("click", () => update({ segment: own }));
   const value = measureOf(lens, state.value) ? state.value : Object.keys(lens.measures)[0];
   addTip(button, () => cellLines(lens, value, state.target, segment));
   const rank = lens.ranks === undefined ? "" : `${part(lens.ranks, state.target)[segment]}`;
   row.append(button, make("span", "rank", rank));
   for (const { token, prob } of topOf(lens, state.target, segment)) {
-    const { paint, ink } = colour(theme.levels, prob, 0, 1);
+    const { paint, ink } = pale(prob, 0, 1);
     const guess = make("span", "guess");
     guess.style.background = paint;
     guess.style.color = ink;
@@ -40,6 +47,14 @@ function topRow(lens, label, segment) {
   }
   return row;
 }
+
+document.getElementById("top").addEventListener("keydown", (event) => {
+  const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const count = chosenLens().segments.length;
+  update({ segment: clamp((state.segment ?? count) + step, count) });
+});
 
 /** Return what names a target in every table. */
 function targetCells(target) {

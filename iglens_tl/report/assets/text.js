@@ -56,7 +56,7 @@ function drawText() {
   const finals = array(measure.final).numbers;
   const [low, high] = limits(finals, "level", measure.unit);
   chips.forEach((chip, target) => {
-    const { paint, ink } = colour(theme.levels, finals[target], low, high);
+    const { paint, ink } = pale(finals[target], low, high);
     chip.style.background = paint;
     chip.style.color = ink;
   });
@@ -68,7 +68,16 @@ function markPinned() {
     chip.setAttribute("aria-pressed", `${pinned}`);
     chip.tabIndex = pinned ? 0 : -1;
     if (pinned && textBox.contains(document.activeElement)) chip.focus();
+    if (pinned) scrollInside(textBox, chip);
   });
+}
+
+/** Scroll a box, and only the box, so that an element in it is seen. */
+function scrollInside(box, element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  const frame = box.getBoundingClientRect();
+  if (top < frame.top) box.scrollTop -= frame.top - top + 4;
+  if (bottom > frame.bottom) box.scrollTop += bottom - frame.bottom + 4;
 }
 
 textBox.addEventListener("keydown", (event) => {

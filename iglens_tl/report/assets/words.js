@@ -11,6 +11,12 @@ function number(value) {
   return value.toFixed(size < 1 ? 5 : size < 100 ? 4 : 2).replace("-", "−");
 }
 
+/** Return a number with three decimals, where there is no room for more. */
+function brief(value) {
+  const size = Math.abs(value);
+  return (size < 0.0005 ? 0 : value).toFixed(size < 100 ? 3 : 1).replace("-", "−");
+}
+
 const signed = (value) => (value > 0 ? `+${number(value)}` : number(value));
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
