@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,9 +110,10 @@ def _compare(
 
     first = compare(model, text, lenses=plan, value=value, **choice)
     choosing = [r.lens for r in first.results if "value" in r.provenance.options]
-    # A sum over tokens has one target, which the other values do not have.
-    if not choosing or resolve_value(value).sums_over_targets:
+    if not choosing:
         return [first]
+    if resolve_value(value).sums_over_targets:
+        return [_without_single_tokens(first, choosing)]
     again = {name: plan[name] for name in choosing}
     text, choice = _same_targets(first, text, choice)
     return [
@@ -122,6 +124,17 @@ def _compare(
             if other != value
         ),
     ]
+
+
+def _without_single_tokens(comparison: LensComparison, summed: list[str]) -> LensComparison:
+    """Return a comparison of sums over tokens without the lenses that measure each token."""
+    reason = "it measures single tokens, and the value is a sum over them"
+    others = {r.lens: reason for r in comparison.results if r.lens not in summed}
+    return replace(
+        comparison,
+        results=tuple(r for r in comparison.results if r.lens in summed),
+        skipped={**comparison.skipped, **others},
+    )
 
 
 def _same_targets(

@@ -47,7 +47,7 @@ def heads_content(data: LensData, rows: list[int], pool: ArrayPool) -> dict[str,
     place = {head: index for index, head in enumerate(heads)}
     of_head = np.array([place[owner] for owner in owners])
     credits = np.zeros((len(rows), len(heads), positions))
-    credits[:, of_head, sources] = data.values[np.ix_(rows, reads)]
+    credits[:, of_head, sources] = data.values[rows][:, reads]
     of_heads = credits.sum(2)
     n_heads, n_sources = min(N_HEADS, len(heads)), min(N_SOURCES, positions)
     chosen = np.stack([largest(credit, n_heads)[0] for credit in of_heads])

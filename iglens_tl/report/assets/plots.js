@@ -72,7 +72,7 @@ function drawWaterfall() {
   };
   const drawn = plotLayout(measure.unit);
   drawn.xaxis.tickangle = -45;
-  Plotly.react(plot, [bars], { ...drawn, bargap: 0.25 }, plotSettings);
+  Plotly.react(plot, [bars], { ...drawn, bargap: 0.25, hovermode: "x" }, plotSettings);
 }
 
 function drawTrajectory() {

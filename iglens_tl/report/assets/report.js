@@ -48,15 +48,18 @@ function redraw() {
   for (const [draw, dependsOn, later] of VIEWS) {
     if (!dependsOn.some((name) => names.has(name))) continue;
     if (!later) draw();
-    else if (waiting.add(draw).size === 1) setTimeout(drawNext);
+    else {
+      if (!waiting.size) setTimeout(drawNext);
+      waiting.add(draw);
+    }
   }
 }
 
 function drawNext() {
   const [draw] = waiting;
-  draw();
   waiting.delete(draw);
   if (waiting.size) setTimeout(drawNext);
+  draw();
 }
 
 /** Choose a lens; if it does not measure the chosen value, its own value is shown. */
