@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iglens_tl.causal import PatchingResult as PatchingResult
     from iglens_tl.causal import SkipCurves as SkipCurves
+    from iglens_tl.causal import Validation as Validation
     from iglens_tl.causal import activation_patching as activation_patching
     from iglens_tl.causal import agreement as agreement
     from iglens_tl.causal import agreement_by_item as agreement_by_item
     from iglens_tl.causal import embedded_reference_texts as embedded_reference_texts
     from iglens_tl.causal import layer_effects as layer_effects
     from iglens_tl.causal import skip_curves as skip_curves
+    from iglens_tl.causal import validate as validate
     from iglens_tl.figures import write_html as write_html
     from iglens_tl.lens_comparison import LensComparison as LensComparison
     from iglens_tl.lens_result import LensResult as LensResult
@@ -63,6 +65,7 @@ _HOMES = {
     "TokenSet": "iglens_tl.readout",
     "Translators": "iglens_tl.tuning",
     "TunedLensWarning": "iglens_tl.tuning",
+    "Validation": "iglens_tl.causal",
     "Value": "iglens_tl.readout",
     "activation_patching": "iglens_tl.causal",
     "agreement": "iglens_tl.causal",
@@ -86,6 +89,7 @@ _HOMES = {
     "skip_curves": "iglens_tl.causal",
     "train_tuned_lens": "iglens_tl.tuning",
     "tuned_lens": "iglens_tl.lenses",
+    "validate": "iglens_tl.causal",
     "write_html": "iglens_tl.figures",
 }
 
@@ -103,6 +107,7 @@ __all__ = [
     "TokenSet",
     "Translators",
     "TunedLensWarning",
+    "Validation",
     "Value",
     "activation_patching",
     "agreement",
@@ -126,6 +131,7 @@ __all__ = [
     "skip_curves",
     "train_tuned_lens",
     "tuned_lens",
+    "validate",
     "write_html",
 ]
 

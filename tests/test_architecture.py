@@ -87,6 +87,8 @@ def test_public_names_exist_and_unknown_ones_do_not():
         "results.parts",
         "causal.layer_effects",
         "causal.activation_patching",
+        "causal.agreement",
+        "models.reinitialized",
     ],
 )
 def test_the_examples_of_docstrings_run(module):

@@ -8,3 +8,5 @@ from iglens_tl.causal.layer_effects import layer_effects as layer_effects
 from iglens_tl.causal.reference_texts import embedded_reference_texts as embedded_reference_texts
 from iglens_tl.causal.skip_curves import SkipCurves as SkipCurves
 from iglens_tl.causal.skip_curves import skip_curves as skip_curves
+from iglens_tl.causal.validation import Validation as Validation
+from iglens_tl.causal.validation import validate as validate

@@ -97,6 +97,16 @@ def agreement(
         TypeError: For arguments of a wrong kind.
         ValueError: If the results have different targets or fewer than two segments in common, for
             options out of range, and as `skip_curves` does.
+
+    Example:
+        >>> from iglens_tl import ig_lens, layer_effects, load_model
+        >>> model = load_model("demo")
+        >>> prompts = ["The capital of Vietnam is", "The capital of Japan is"]
+        >>> asked = {"prompt": prompts, "answer": [" Hanoi", " Tokyo"]}
+        >>> stopping = layer_effects(model, **asked, intervention="early_exit")
+        >>> table = agreement(ig_lens(model, **asked), stopping)
+        >>> table.set_index("metric").loc[["kendall", "routing_gap"], "mean"].round(4).tolist()
+        [1.0, 0.0]
     """
     _check_options(top_k, n_resamples, seed)
     options = {"value": value, "first_token": first_token, "n_random": n_random}

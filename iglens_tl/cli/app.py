@@ -15,6 +15,7 @@ from iglens_tl.cli.components import components
 from iglens_tl.cli.report import report
 from iglens_tl.cli.run import run
 from iglens_tl.cli.tuned_lens import app as tuned_lens
+from iglens_tl.cli.validate import validate
 
 app = typer.Typer(
     name="iglens",
@@ -27,6 +28,7 @@ app.command()(run)
 app.command()(components)
 app.command()(compare)
 app.command()(report)
+app.command()(validate)
 app.add_typer(tuned_lens)
 
 

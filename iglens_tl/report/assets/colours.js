@@ -6,7 +6,8 @@ let theme = {};
 function readTheme() {
   const probe = make("i");
   document.body.append(probe);
-  const names = ["panel", "ink", "soft", "line", "accent", "neutral", "negative", "positive", "total", "level"];
+  const names = ["panel", "ink", "soft", "line", "accent"];
+  names.push("neutral", "negative", "positive", "total", "level");
   names.push(...[1, 2, 3, 4, 5, 6].map((index) => `line-${index}`));
   theme = {};
   for (const name of names) {

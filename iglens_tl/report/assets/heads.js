@@ -20,7 +20,8 @@ function headsOf(target) {
 }
 
 /** Return what all heads together read from each position. */
-const togetherOf = (target) => Array.from(part(content.heads.together, target), (credit, position) => ({ position, credit }));
+const togetherOf = (target) =>
+  Array.from(part(content.heads.together, target), (credit, position) => ({ position, credit }));
 
 function drawHeads() {
   if (!content.heads) {
@@ -70,7 +71,9 @@ function headRow({ label, credit, sources }, limit, chosen) {
   const bar = make("span", "bar");
   const fill = make("i");
   const size = Math.abs(credit) > limit ? 0 : (50 * Math.abs(credit)) / limit; // all heads have none
-  fill.style.cssText = `width: ${size}%; left: ${credit < 0 ? 50 - size : 50}%; background: ${credit < 0 ? theme.negative : theme.positive}`;
+  fill.style.width = `${size}%`;
+  fill.style.left = `${credit < 0 ? 50 - size : 50}%`;
+  fill.style.background = credit < 0 ? theme.negative : theme.positive;
   bar.append(fill);
   row.append(make("span", "", label), bar, make("span", "number", signed(credit)));
   row.addEventListener("click", () => update({ head: label }));

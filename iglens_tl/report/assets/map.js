@@ -42,7 +42,7 @@ function drawMap() {
   const first = Math.max(0, Math.floor(scroller.scrollLeft / width));
   const shown = Math.ceil((scroller.clientWidth - left) / width) + 1;
   const last = Math.min(content.targets.length, first + shown);
-  const withTokens = lens.top && width >= 44 && height >= 16;
+  const withTokens = namesTokens();
   pen.clearRect(0, 0, canvas.width, canvas.height);
   pen.save();
   pen.beginPath();
@@ -123,7 +123,11 @@ function outline(target, stroke, lineWidth) {
   pen.strokeRect(target * layout.width - 0.5, 0.5, layout.width, layout.rows * layout.height - 1);
 }
 
-const clip = (text, length) => (text.length > length ? `${text.slice(0, Math.max(1, length - 1))}…` : text);
+const clip = (text, length) =>
+  text.length > length ? `${text.slice(0, Math.max(1, length - 1))}…` : text;
+
+/** Return whether the cells have room for the most probable token. */
+const namesTokens = () => Boolean(chosenLens().top) && layout.width >= 44 && layout.height >= 16;
 
 /** Return the limits of the map's colours: those of all its numbers. */
 function mapLimits() {
@@ -142,6 +146,7 @@ const knownLimits = new Map();
 const fonts = {};
 
 function drawLegend() {
+  document.getElementById("map-tokens").hidden = !namesTokens();
   const { unit } = measureOf(chosenLens(), state.value);
   const [low, high] = mapLimits();
   const [first, strip, last] = document.getElementById("legend").children;
@@ -168,8 +173,9 @@ function cellAt(event) {
 scroller.addEventListener("mousemove", (event) => {
   const cell = cellAt(event);
   update({ hovered: cell ? cell.target : null });
-  if (cell) showTip(cellLines(chosenLens(), state.value, cell.target, cell.segment), event.clientX, event.clientY);
-  else hideTip();
+  if (!cell) return hideTip();
+  const lines = cellLines(chosenLens(), state.value, cell.target, cell.segment);
+  return showTip(lines, event.clientX, event.clientY);
 });
 scroller.addEventListener("mouseleave", () => update({ hovered: null }));
 scroller.addEventListener("click", (event) => cellAt(event) && update(cellAt(event)));

@@ -8,13 +8,24 @@ const plotSettings = {
 };
 
 function plotLayout(unit) {
-  const axis = { gridcolor: theme.line, linecolor: theme.line, zerolinecolor: theme.soft, fixedrange: true };
+  const axis = {
+    gridcolor: theme.line,
+    linecolor: theme.line,
+    zerolinecolor: theme.soft,
+    fixedrange: true,
+  };
   return {
     margin: { l: 62, r: 14, t: 28, b: 76 },
     paper_bgcolor: "rgba(0, 0, 0, 0)",
     plot_bgcolor: "rgba(0, 0, 0, 0)",
     font: { family: fonts.sans, size: 12, color: theme.ink },
-    hoverlabel: { font: { family: fonts.mono, size: 12, color: theme.ink }, bgcolor: theme.panel, bordercolor: theme.line, align: "left", namelength: -1 },
+    hoverlabel: {
+      font: { family: fonts.mono, size: 12, color: theme.ink },
+      bgcolor: theme.panel,
+      bordercolor: theme.line,
+      align: "left",
+      namelength: -1,
+    },
     xaxis: { ...axis, type: "category", showgrid: false, nticks: 18 },
     yaxis: { ...axis, title: { text: unit }, zeroline: true },
     showlegend: false,
@@ -55,19 +66,24 @@ function drawWaterfall() {
     isTotal(place) ? theme.total : height < 0 ? theme.negative : theme.positive,
   );
   const labels = heights.map((height, place) => (isTotal(place) ? number(height) : signed(height)));
+  const marked = lens === chosenLens() ? state.segment : null;
+  const edges = names.map((_, place) => (place - 1 === marked ? 2 : 0));
   title.textContent = `${lens.label}: from the baseline to the final ${valueLabel(state.value)}`;
   const bars = {
     type: "bar",
     x: names,
     y: heights,
     base: bases,
-    marker: { color: paints, line: { width: paints.map((_, i) => (i - 1 === state.segment && lens === chosenLens() ? 2 : 0)), color: theme.accent } },
+    marker: { color: paints, line: { width: edges, color: theme.accent } },
     text: names.length > 15 ? undefined : heights.map(brief),
     textposition: "outside",
     textfont: { size: 11 },
     constraintext: "none",
     cliponaxis: false,
-    hovertext: names.map((name, place) => `<b>${name}</b><br>${labels[place]} ${measure.unit}<br>level ${number(isTotal(place) ? heights[place] : bases[place] + heights[place])}`),
+    hovertext: names.map((name, place) => {
+      const after = number(bases[place] + heights[place]);
+      return `<b>${name}</b><br>${labels[place]} ${measure.unit}<br>level ${after}`;
+    }),
     hoverinfo: "text",
   };
   const drawn = plotLayout(measure.unit);
@@ -87,7 +103,11 @@ function drawTrajectory() {
       name: lens.label,
       x: lens.segments,
       y: Array.from(levelsOf(lens, state.value, state.target)),
-      line: { color: theme[`line-${(style % 6) + 1}`], dash: DASHES[style % 4], width: chosen ? 3.5 : 1.75 },
+      line: {
+        color: theme[`line-${(style % 6) + 1}`],
+        dash: DASHES[style % 4],
+        width: chosen ? 3.5 : 1.75,
+      },
       marker: { size: chosen ? 6 : 4 },
       hovertemplate: "%{y:.6g}",
     };
@@ -98,7 +118,15 @@ function drawTrajectory() {
   drawn.xaxis.categoryarray = content.segments;
   if (unit === "probability") drawn.yaxis.range = [-0.03, 1.03];
   const segment = state.segment === null ? null : chosenLens().segments[state.segment];
-  const mark = { type: "line", x0: segment, x1: segment, yref: "paper", y0: 0, y1: 1, line: { color: theme.accent, width: 1.5, dash: "dot" } };
+  const mark = {
+    type: "line",
+    x0: segment,
+    x1: segment,
+    yref: "paper",
+    y0: 0,
+    y1: 1,
+    line: { color: theme.accent, width: 1.5, dash: "dot" },
+  };
   Plotly.react(
     plot,
     lines,

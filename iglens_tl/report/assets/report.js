@@ -19,7 +19,7 @@ const VIEWS = [
   [drawControls, ["lens", "value", "show", "theme"]],
   [layOutMap, ["lens", "size"]],
   [drawMap, ["lens", "value", "show", "target", "segment", "hovered", "theme", "size"]],
-  [drawLegend, ["lens", "value", "show", "theme"]],
+  [drawLegend, ["lens", "value", "show", "theme", "size"]],
   [drawText, ["lens", "value", "theme"]],
   [markPinned, ["target"]],
   [scrollToPinned, ["target", "size"]],
@@ -119,8 +119,13 @@ function drawPinned() {
   const [id] = tokenOf(state.target);
   const final = number(numberOf(measure.final, state.target));
   const onset = chosenLens().segments[numberOf(measure.onsets, state.target)];
-  const facts = ` final ${valueLabel(state.value)} ${final} · onset ${onset} · id ${id}, read at position ${position}`;
-  document.getElementById("pinned").replaceChildren(tokenElement(token, "b"), make("small", "", facts));
+  const facts = [
+    ` final ${valueLabel(state.value)} ${final}`,
+    `onset ${onset}`,
+    `id ${id}, read at position ${position}`,
+  ];
+  const pinned = document.getElementById("pinned");
+  pinned.replaceChildren(tokenElement(token, "b"), make("small", "", facts.join(" · ")));
 }
 
 function say(text) {

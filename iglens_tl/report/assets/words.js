@@ -2,13 +2,14 @@
 
 const KINDS = { credit: "credit", effect: "effect", level: "change", value: "value" };
 
-/** Return a number with four digits that count; fixed to four decimals where it has a unit part. */
+/** Return a number with the digits that a reader compares; tables for copying have all. */
 function number(value) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   if (size === 0) return "0";
-  if (size < 0.0001 || size >= 100000) return value.toExponential(2).replace("-", "−").replace("e-", "e−");
-  return value.toFixed(size < 1 ? 5 : size < 100 ? 4 : 2).replace("-", "−");
+  const isPlain = size >= 0.0001 && size < 100000;
+  const digits = size < 1 ? 5 : size < 100 ? 4 : 2;
+  return (isPlain ? value.toFixed(digits) : value.toExponential(2)).replaceAll("-", "−");
 }
 
 /** Return a number with three decimals, where there is no room for more. */
