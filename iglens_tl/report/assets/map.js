@@ -4,7 +4,7 @@ const mapBox = document.getElementById("map");
 const scroller = mapBox.querySelector(".map-scroll");
 const canvas = mapBox.querySelector("canvas");
 const pen = canvas.getContext("2d");
-const WIDEST = 132;
+const WIDEST = 160;
 const layout = {};
 
 /** Fit the cells to the width; more tokens than fit are scrolled. */
