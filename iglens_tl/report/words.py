@@ -5,7 +5,8 @@ from __future__ import annotations
 _LENSES = {
     "ig_lens": (
         "IG-Lens",
-        "What each layer adds to the level; the credits of all layers sum to final − baseline.",
+        "What each layer adds to the level; the credits of all layers sum to final − baseline. "
+        "Under the default estimator, delta, a credit is the change of the logit lens.",
     ),
     "logit_lens": (
         "logit lens",

@@ -348,6 +348,17 @@ def test_candidates_for_one_position_stand_beside_the_text(open_report):
     assert page.inner_text("#heads") == "The heads were not measured for this page."
 
 
+def test_a_lens_of_levels_alone_without_top_tokens_has_a_page(open_report):
+    page = open_report([replace(make_lens("logit_lens", "prob"), top=None, ranks=None)])
+    pin(page, 1)
+    assert page.inner_text("#waterfall-title") == "No lens adds up to the probability"
+    assert page.inner_text("#top-title") == "The page has no most probable tokens"
+    for name in ("top", "heads"):
+        assert page.locator(f'[data-copy="{name}"]').is_hidden()
+    assert "level after it" in hover_cell(page, 0, 1, (4, 4))
+    assert copied(page, "token")["rank"].tolist() == [""] * 4
+
+
 def test_dark_and_light_have_their_own_colours(open_report):
     def colours(page: Page) -> list[str]:
         return page.evaluate(

@@ -6,7 +6,11 @@ function drawTop() {
   document.getElementById("top-title").textContent = lens
     ? `Most probable tokens after each segment: ${lens.label}`
     : "The page has no most probable tokens";
-  if (!lens) return table.replaceChildren();
+  document.querySelector('[data-copy="top"]').hidden = !lens;
+  if (!lens) {
+    table.replaceChildren();
+    return;
+  }
   const rows = lens.segments.map((label, segment) => topRow(lens, label, segment)).reverse();
   table.style.setProperty("--n", array(lens.top.tokens).shape[2]);
   const head = make("div", "top-row top-head");
@@ -20,7 +24,6 @@ function drawTop() {
   const reached = (table.querySelector(".current") ?? rows[0]).querySelector("button");
   reached.tabIndex = 0;
   if (hadFocus) reached.focus();
-  return undefined;
 }
 
 function topRow(lens, label, segment) {
