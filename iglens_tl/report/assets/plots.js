@@ -66,6 +66,9 @@ function drawWaterfall() {
     isTotal(place) ? theme.total : height < 0 ? theme.negative : theme.positive,
   );
   const labels = heights.map((height, place) => (isTotal(place) ? number(height) : signed(height)));
+  // Steps too small to be seen have no number above them.
+  const isSeen = (place) => isTotal(place) || Math.abs(heights[place]) >= 0.0005;
+  const written = heights.map((height, place) => (isSeen(place) ? brief(height) : ""));
   const marked = lens === chosenLens() ? state.segment : null;
   const edges = names.map((_, place) => (place - 1 === marked ? 2 : 0));
   title.textContent = `${lens.label}: from the baseline to the final ${valueLabel(state.value)}`;
@@ -75,7 +78,7 @@ function drawWaterfall() {
     y: heights,
     base: bases,
     marker: { color: paints, line: { width: edges, color: theme.accent } },
-    text: names.length > 15 ? undefined : heights.map(brief),
+    text: names.length > 15 ? undefined : written,
     textposition: "outside",
     textfont: { size: 11 },
     constraintext: "none",
