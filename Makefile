@@ -36,6 +36,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.layer_effects
 	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout
+	$(BIN)/python -m experiments.benchmarks.report_page
 
 ## Credit the heads of the embedded model's answers, ablate them and draw the pictures.
 components: $(VENV)/.ready-dev

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pandas as pd
 from iglens_tl.figures import Figure, comparison_figure
 from iglens_tl.files import write_atomically
 from iglens_tl.lens_result import LensResult
+from iglens_tl.report import write_report
 from iglens_tl.results import storage
 from iglens_tl.results.agreement import (
     monotonicity,
@@ -132,6 +133,38 @@ class LensComparison:
     def figure(self, *, prompt: int = 0, target: int | str | None = None) -> Figure:
         """Draw one map per lens on shared axes; see `iglens_tl.figures.comparison_figure`."""
         return comparison_figure(self.results, prompt=prompt, target=target)
+
+    def report(
+        self,
+        path: str | Path,
+        *,
+        others: Sequence[LensComparison] = (),
+        heads: LensResult | None = None,
+        prompt: int = 0,
+        notes: Sequence[str] = (),
+    ) -> Path:
+        """Write one HTML page to explore and to mail: it needs no network and is below 6 MB.
+
+        Args:
+            path: Where the page goes; it ends in ".html".
+            others: Comparisons of the same targets in other values, so that the page can switch.
+            heads: `components(…, by="head_source")` of the same targets, for the largest heads and
+                the tokens that they read.
+            prompt: Which text of a batch.
+            notes: What else a reader of the page must know, in sentences.
+
+        Raises:
+            ValueError: For another ending, results of different targets, a text that is too long
+                for 6 MB, or a path that cannot be written.
+        """
+        return write_report(
+            [result for comparison in (self, *others) for result in comparison.results],
+            path,
+            heads=heads,
+            prompt=prompt,
+            skipped=self.skipped,
+            notes=notes,
+        )
 
     def to_json(self) -> str:
         """Return the text of the JSON file that `save` writes."""

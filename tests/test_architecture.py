@@ -21,13 +21,14 @@ LAYERS = [
     "tuning",
     "results",
     "figures",
+    "report",
     "lens_result",
     "lens_comparison",
     "lenses",
     "causal",
     "cli",
 ]
-OWNERS = {"transformer_lens": "models", "plotly": "figures", "typer": "cli"}
+OWNERS = {"transformer_lens": "models", "plotly": "figures", "jinja2": "report", "typer": "cli"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -25,11 +25,14 @@ from iglens_tl.cli.options import (
     FormatOption,
     GenerateOption,
     HtmlOption,
+    LensesOption,
     ModelOption,
     PromptArgument,
     TargetOption,
+    TunedLensOption,
     ValueOption,
     check_outputs,
+    read_lenses,
     read_prompt,
 )
 
@@ -41,12 +44,8 @@ _DEFAULT = "logit_lens,direct_logit_attribution,ig_lens"
 
 def compare(
     prompt: PromptArgument,
-    lenses: Annotated[
-        str, typer.Option(help="Names of lenses, with commas between them.")
-    ] = _DEFAULT,
-    tuned_lens: Annotated[
-        str | None, typer.Option(help="Folder or published name of the tuned lens to use.")
-    ] = None,
+    lenses: LensesOption = _DEFAULT,
+    tuned_lens: TunedLensOption = None,
     model: ModelOption = "demo",
     answer: AnswerOption = None,
     generate: GenerateOption = None,
@@ -71,22 +70,20 @@ def compare(
     with readable_errors(messages):
         check_outputs(out, (".csv", ".json"), html)
         text = read_prompt(prompt, chat)
-        names = [name.strip() for name in lenses.split(",") if name.strip()]
-        if tuned_lens is not None and "tuned_lens" not in names:
-            raise ValueError("--tuned-lens is given but --lenses does not name tuned_lens")
+        plan = read_lenses(lenses, tuned_lens)
         with quiet_stdout():
             with messages.status(f"loading {model}"):
                 from iglens_tl import compare as compare_lenses
                 from iglens_tl import load_model
                 from iglens_tl.lenses.registry import check_names
 
-                check_names(names)
+                check_names(plan)
                 loaded = load_model(model, backend=backend, device=device, dtype=dtype)
             with messages.status("running the lenses"):
                 comparison = compare_lenses(
                     loaded,
                     text,
-                    lenses={name: _options(name, tuned_lens) for name in names},
+                    lenses=plan,
                     answer=answer,
                     generate=generate,
                     targets=target or None,
@@ -96,10 +93,6 @@ def compare(
         tell_notes(messages, [f"{name} left out: {reason}" for name, reason in skipped])
         _write_files(comparison, out, html, messages)
     _print_comparison(comparison, format)
-
-
-def _options(name: str, tuned_lens: str | None) -> dict[str, str]:
-    return {"lens": tuned_lens} if name == "tuned_lens" and tuned_lens is not None else {}
 
 
 def _write_files(

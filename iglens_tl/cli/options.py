@@ -40,6 +40,12 @@ ChatOption: TypeAlias = Annotated[
 ValueOption: TypeAlias = Annotated[
     str, typer.Option(help="prob, logprob, logit, entropy, kl_to_final or sequence_logprob.")
 ]
+LensesOption: TypeAlias = Annotated[
+    str, typer.Option(help="Names of lenses, with commas between them.")
+]
+TunedLensOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="Folder or published name of the tuned lens to use.")
+]
 BackendOption: TypeAlias = Annotated[str, typer.Option(help="auto, hooked or bridge.")]
 DtypeOption: TypeAlias = Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")]
 DeviceOption: TypeAlias = Annotated[str, typer.Option(help="For example cpu or cuda.")]
@@ -47,6 +53,22 @@ FormatOption: TypeAlias = Annotated[Format, typer.Option(help="What to print on 
 HtmlOption: TypeAlias = Annotated[
     Path | None, typer.Option(help="Write the token × layer figure to an HTML file.")
 ]
+
+
+Plan: TypeAlias = dict[str, dict[str, Any]]
+"""Names of lenses with their options."""
+
+
+def read_lenses(lenses: str, tuned_lens: str | None) -> Plan:
+    """Return the lenses that the command line names, with their options."""
+    names = [name.strip() for name in lenses.split(",") if name.strip()]
+    if tuned_lens is not None and "tuned_lens" not in names:
+        raise ValueError("--tuned-lens is given but --lenses does not name tuned_lens")
+    repeated = [name for index, name in enumerate(names) if name in names[:index]]
+    if repeated:
+        raise ValueError(f"lens {repeated[0]!r} is given twice")
+    own = {} if tuned_lens is None else {"tuned_lens": {"lens": tuned_lens}}
+    return {name: own.get(name, {}) for name in names}
 
 
 def read_prompt(prompt: str, chat: bool) -> Any:

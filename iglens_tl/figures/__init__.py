@@ -9,6 +9,7 @@ from iglens_tl.figures.components import head_heatmap as head_heatmap
 from iglens_tl.figures.components import source_heatmap as source_heatmap
 from iglens_tl.figures.flow import sankey as sankey
 from iglens_tl.figures.heatmap import heatmap as heatmap
+from iglens_tl.figures.html import plotly_basic_script as plotly_basic_script
 from iglens_tl.figures.html import write_html as write_html
 from iglens_tl.figures.patching import patching_heatmap as patching_heatmap
 from iglens_tl.figures.table import notebook_table as notebook_table

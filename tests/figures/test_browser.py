@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from iglens_tl import write_html
 from iglens_tl.figures import comparison_figure
+from tests.support.browser import chromium, needs_chromium, watch
 from tests.support.results import HOSTILE, make_result
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser.new_page(viewport={"width": 1300, "height": 800})
-        browser.close()
 
 
 def open_figure(page: Page, figure: Any, path: Any) -> dict[str, list[str]]:
     """Open a figure and return the requests and the messages that it caused."""
-    seen: dict[str, list[str]] = {"requests": [], "messages": []}
-    page.on("request", lambda request: seen["requests"].append(request.url))
-    page.on("console", lambda message: seen["messages"].append(message.text))
-    page.on("pageerror", lambda error: seen["messages"].append(str(error)))
-    page.on("dialog", lambda dialog: seen["messages"].append(dialog.message))
+    seen = watch(page)
     url = f"file://{write_html(figure, path)}"
     page.goto(url)
     page.wait_for_selector(".xtick text")

@@ -1,0 +1,214 @@
+// The map of layers and tokens. Only what is in view is drawn, so that long texts stay quick.
+
+const mapBox = document.getElementById("map");
+const scroller = mapBox.querySelector(".map-scroll");
+const canvas = mapBox.querySelector("canvas");
+const pen = canvas.getContext("2d");
+const WIDEST = 160;
+const layout = {};
+
+/** Fit the cells to the width; more tokens than fit are scrolled. */
+function layOutMap() {
+  const { segments } = chosenLens();
+  pen.font = `12px ${fontOf("--sans")}`;
+  layout.left = 12 + Math.max(...segments.map((label) => pen.measureText(label).width));
+  const room = mapBox.clientWidth - layout.left - 4;
+  const count = content.targets.length;
+  layout.width = Math.max(15, Math.min(WIDEST, Math.floor(room / count)));
+  layout.height = segments.length > 40 ? 13 : segments.length > 20 ? 17 : 26;
+  layout.rows = segments.length;
+  layout.isWide = layout.width >= 64;
+  layout.total = layout.rows * layout.height + (layout.isWide ? 26 : 82);
+  const space = scroller.firstElementChild;
+  space.style.width = `${layout.left + layout.width * count + 50}px`;
+  space.style.height = `${layout.total}px`;
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(scroller.clientWidth * ratio);
+  canvas.height = Math.round(layout.total * ratio);
+  canvas.style.width = `${scroller.clientWidth}px`;
+  canvas.style.height = `${layout.total}px`;
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+}
+
+const fontOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+
+function drawMap() {
+  if (!layout.rows) return;
+  const lens = chosenLens();
+  const measure = measureOf(lens, state.value);
+  const { left, width, height, rows } = layout;
+  const [low, high] = mapLimits();
+  const colours = state.show === "level" ? theme.levels : theme.credit;
+  const first = Math.max(0, Math.floor(scroller.scrollLeft / width));
+  const shown = Math.ceil((scroller.clientWidth - left) / width) + 1;
+  const last = Math.min(content.targets.length, first + shown);
+  const withTokens = namesTokens();
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  pen.save();
+  pen.beginPath();
+  pen.rect(left, 0, canvas.width, layout.total);
+  pen.clip();
+  pen.translate(left - scroller.scrollLeft, 0);
+  pen.textBaseline = "middle";
+  for (let target = first; target < last; target += 1) {
+    const numbers = shownOf(lens, state.value, state.show, target);
+    const onset = numberOf(measure.onsets, target);
+    pen.font = `12px ${fonts.mono}`;
+    for (let segment = 0; segment < rows; segment += 1) {
+      const { paint, ink } = colour(colours, numbers[segment], low, high);
+      const x = target * width;
+      const y = (rows - 1 - segment) * height;
+      pen.fillStyle = paint;
+      pen.fillRect(x, y, width - 1, height - 1);
+      pen.fillStyle = ink;
+      if (withTokens) {
+        const [best] = topOf(lens, target, segment);
+        const name = content.tokens[best.token][2].replace(/^␣(?=.)/, "");
+        pen.fillText(clip(name, Math.floor((width - 10) / 7.3)), x + 4, y + height / 2);
+      }
+      if (segment === onset) {
+        pen.beginPath();
+        pen.arc(x + width - 6, y + 6, Math.min(3, width / 5), 0, 2 * Math.PI);
+        pen.fill();
+      }
+    }
+    drawColumnLabel(target);
+  }
+  outline(state.hovered, theme.soft, 1);
+  outline(state.target, theme.accent, 2);
+  if (state.segment !== null) {
+    pen.lineWidth = 2;
+    pen.strokeStyle = theme.ink;
+    const y = (rows - 1 - state.segment) * height;
+    pen.strokeRect(state.target * width, y, width - 1, height - 1);
+  }
+  pen.restore();
+  drawRowLabels(lens.segments);
+}
+
+function drawColumnLabel(target) {
+  const { width, height, rows } = layout;
+  const [, , shown] = tokenOf(target);
+  pen.save();
+  pen.font = `${target === state.target ? "600 " : ""}12px ${fonts.mono}`;
+  pen.fillStyle = target === state.target ? theme.accent : theme.ink;
+  if (layout.isWide) {
+    pen.fillText(clip(shown, Math.floor((width - 6) / 7.3)), target * width + 4, rows * height + 13);
+  } else {
+    pen.translate(target * width + width / 2 - 2, rows * height + 8);
+    pen.rotate(width < 24 ? Math.PI / 2 : Math.PI / 4);
+    pen.fillText(clip(shown, 12), 0, 0);
+  }
+  pen.restore();
+}
+
+function drawRowLabels(segments) {
+  const { left, height, rows } = layout;
+  pen.font = `12px ${fonts.sans}`;
+  pen.textBaseline = "middle";
+  pen.textAlign = "right";
+  const step = Math.ceil(13 / height);
+  segments.forEach((label, segment) => {
+    if (segment % step && segment !== rows - 1) return;
+    pen.fillStyle = segment === state.segment ? theme.ink : theme.soft;
+    pen.fillText(label, left - 8, (rows - 1 - segment + 0.5) * height);
+  });
+  pen.textAlign = "left";
+}
+
+function outline(target, stroke, lineWidth) {
+  if (target === null) return;
+  pen.strokeStyle = stroke;
+  pen.lineWidth = lineWidth;
+  pen.strokeRect(target * layout.width - 0.5, 0.5, layout.width, layout.rows * layout.height - 1);
+}
+
+const clip = (text, length) =>
+  text.length > length ? `${text.slice(0, Math.max(1, length - 1))}…` : text;
+
+/** Return whether the cells have room for the most probable token. */
+const namesTokens = () => Boolean(chosenLens().top) && layout.width >= 44 && layout.height >= 16;
+
+/** Return the limits of the map's colours: those of all its numbers. */
+function mapLimits() {
+  const measure = measureOf(chosenLens(), state.value);
+  const key = `${state.lens} ${state.value} ${state.show}`;
+  if (!knownLimits.has(key)) {
+    const rows = content.targets.map((_, target) =>
+      limits(shownOf(chosenLens(), state.value, state.show, target), state.show, measure.unit),
+    );
+    const low = Math.min(...rows.map((row) => row[0]));
+    knownLimits.set(key, [low, Math.max(...rows.map((row) => row[1]))]);
+  }
+  return knownLimits.get(key);
+}
+const knownLimits = new Map();
+const fonts = {};
+
+function drawLegend() {
+  document.getElementById("map-tokens").hidden = !namesTokens();
+  const { unit } = measureOf(chosenLens(), state.value);
+  const [low, high] = mapLimits();
+  const [first, strip, last] = document.getElementById("legend").children;
+  const colours = state.show === "level" ? theme.levels : theme.credit;
+  const stops = [0, 64, 128, 191, 255].map((place) => colours[place].paint);
+  strip.style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
+  first.textContent = state.show === "level" ? number(low) : signed(low);
+  const what = state.show === "level" ? "level" : KINDS[chosenLens().kind];
+  last.textContent = `${state.show === "level" ? number(high) : signed(high)} ${what}, ${unit}`;
+}
+
+/** Return the cell at a place of the window, or null. */
+function cellAt(event) {
+  const box = scroller.getBoundingClientRect();
+  if (event.clientX - box.left < layout.left) return null;
+  const x = event.clientX - box.left - layout.left + scroller.scrollLeft;
+  const target = Math.floor(x / layout.width);
+  const segment = layout.rows - 1 - Math.floor((event.clientY - box.top) / layout.height);
+  return target < content.targets.length && segment >= 0 && segment < layout.rows
+    ? { target, segment }
+    : null;
+}
+
+scroller.addEventListener("mousemove", (event) => {
+  const cell = cellAt(event);
+  update({ hovered: cell ? cell.target : null });
+  if (!cell) return hideTip();
+  const lines = cellLines(chosenLens(), state.value, cell.target, cell.segment);
+  return showTip(lines, event.clientX, event.clientY);
+});
+scroller.addEventListener("mouseleave", () => update({ hovered: null }));
+scroller.addEventListener("click", (event) => cellAt(event) && update(cellAt(event)));
+scroller.addEventListener("scroll", () => requestAnimationFrame(drawMap));
+
+mapBox.addEventListener("keydown", (event) => {
+  const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  const [right, up] = steps[event.key];
+  // The first key chooses the last segment.
+  const segment = clamp(state.segment === null ? layout.rows - 1 : state.segment + up, layout.rows);
+  update({ segment, target: clamp(state.target + right, content.targets.length) });
+  showCell();
+});
+
+/** Bring the pinned token into view. */
+function scrollToPinned() {
+  const { left, width } = layout;
+  const room = scroller.clientWidth - left;
+  const x = state.target * width - scroller.scrollLeft;
+  if (x < 0 || x + width > room) scroller.scrollLeft += x - room / 2;
+}
+
+/** Show the numbers of the chosen cell beside it, and tell them to screen readers. */
+function showCell() {
+  const { left, width, height, rows } = layout;
+  scrollToPinned();
+  const x = state.target * width;
+  const lines = cellLines(chosenLens(), state.value, state.target, state.segment);
+  const box = scroller.getBoundingClientRect();
+  const y = box.top + (rows - 0.5 - state.segment) * height;
+  showTip(lines, box.left + left + x - scroller.scrollLeft + width / 2, y);
+  const said = lines.filter((line) => Array.isArray(line) && typeof line[0] === "string");
+  say(`${tokenOf(state.target)[2]}: ${said.map((line) => line.join(" ")).join(", ")}`);
+}

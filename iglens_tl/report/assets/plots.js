@@ -1,0 +1,146 @@
+// The pinned token's waterfall and its way through the layers, drawn by plotly.
+
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const plotSettings = {
+  displaylogo: false,
+  responsive: true,
+  modeBarButtons: [["toImage"]],
+};
+
+function plotLayout(unit) {
+  const axis = {
+    gridcolor: theme.line,
+    linecolor: theme.line,
+    zerolinecolor: theme.soft,
+    fixedrange: true,
+  };
+  return {
+    margin: { l: 62, r: 14, t: 28, b: 76 },
+    paper_bgcolor: "rgba(0, 0, 0, 0)",
+    plot_bgcolor: "rgba(0, 0, 0, 0)",
+    font: { family: fonts.sans, size: 12, color: theme.ink },
+    hoverlabel: {
+      font: { family: fonts.mono, size: 12, color: theme.ink },
+      bgcolor: theme.panel,
+      bordercolor: theme.line,
+      align: "left",
+      namelength: -1,
+    },
+    xaxis: { ...axis, type: "category", showgrid: false, nticks: 18 },
+    yaxis: { ...axis, title: { text: unit }, zeroline: true },
+    showlegend: false,
+  };
+}
+
+/** Return the lens that the waterfall shows: the chosen one, or the first whose credits add up. */
+function lensWithCredits() {
+  const adds = (lens) => lens.kind === "credit" && measureOf(lens, state.value);
+  return adds(chosenLens()) ? chosenLens() : content.lenses.find(adds);
+}
+
+function drawWaterfall() {
+  const lens = lensWithCredits();
+  const title = document.getElementById("waterfall-title");
+  const plot = document.getElementById("waterfall");
+  if (!lens) {
+    title.textContent = `No lens adds up to the ${valueLabel(state.value)}`;
+    Plotly.purge(plot);
+    return;
+  }
+  const measure = measureOf(lens, state.value);
+  const credits = Array.from(changesOf(lens, state.value, state.target));
+  const start = numberOf(measure.baseline, state.target);
+  const end = numberOf(measure.final, state.target);
+  const missing = end - start - credits.reduce((sum, credit) => sum + credit, 0);
+  const names = ["baseline", ...lens.segments, "unexplained", "final"];
+  const heights = [start, ...credits, missing, end];
+  const bases = [0];
+  let level = start;
+  for (const step of [...credits, missing]) {
+    bases.push(level);
+    level += step;
+  }
+  bases.push(0);
+  const isTotal = (place) => place === 0 || place === names.length - 1;
+  const paints = heights.map((height, place) =>
+    isTotal(place) ? theme.total : height < 0 ? theme.negative : theme.positive,
+  );
+  const labels = heights.map((height, place) => (isTotal(place) ? number(height) : signed(height)));
+  // Steps too small to be seen have no number above them.
+  const isSeen = (place) => isTotal(place) || Math.abs(heights[place]) >= 0.0005;
+  const written = heights.map((height, place) => (isSeen(place) ? brief(height) : ""));
+  const marked = lens === chosenLens() ? state.segment : null;
+  const edges = names.map((_, place) => (place - 1 === marked ? 2 : 0));
+  title.textContent = `${lens.label}: from the baseline to the final ${valueLabel(state.value)}`;
+  const bars = {
+    type: "bar",
+    x: names,
+    y: heights,
+    base: bases,
+    marker: { color: paints, line: { width: edges, color: theme.accent } },
+    text: names.length > 15 ? undefined : written,
+    textposition: "outside",
+    textfont: { size: 11 },
+    constraintext: "none",
+    cliponaxis: false,
+    hovertext: names.map((name, place) => {
+      const after = number(bases[place] + heights[place]);
+      return `<b>${name}</b><br>${labels[place]} ${measure.unit}<br>level ${after}`;
+    }),
+    hoverinfo: "text",
+  };
+  const drawn = plotLayout(measure.unit);
+  drawn.xaxis.tickangle = -45;
+  Plotly.react(plot, [bars], { ...drawn, bargap: 0.25, hovermode: "x" }, plotSettings);
+}
+
+function drawTrajectory() {
+  const plot = document.getElementById("trajectory");
+  const lenses = content.lenses.filter((lens) => measureOf(lens, state.value));
+  const lines = lenses.map((lens) => {
+    const style = content.lenses.indexOf(lens);
+    const chosen = lens.name === state.lens;
+    return {
+      type: "scatter",
+      mode: "lines+markers",
+      name: lens.label,
+      x: lens.segments,
+      y: Array.from(levelsOf(lens, state.value, state.target)),
+      line: {
+        color: theme[`line-${(style % 6) + 1}`],
+        dash: DASHES[style % 4],
+        width: chosen ? 3.5 : 1.75,
+      },
+      marker: { size: chosen ? 6 : 4 },
+      hovertemplate: "%{y:.6g}",
+    };
+  });
+  const unit = measureOf(lenses[0], state.value).unit;
+  const drawn = plotLayout(unit);
+  drawn.xaxis.categoryorder = "array";
+  drawn.xaxis.categoryarray = content.segments;
+  if (unit === "probability") drawn.yaxis.range = [-0.03, 1.03];
+  const segment = state.segment === null ? null : chosenLens().segments[state.segment];
+  const mark = {
+    type: "line",
+    x0: segment,
+    x1: segment,
+    yref: "paper",
+    y0: 0,
+    y1: 1,
+    line: { color: theme.accent, width: 1.5, dash: "dot" },
+  };
+  Plotly.react(
+    plot,
+    lines,
+    {
+      ...drawn,
+      hovermode: "x unified",
+      showlegend: true,
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
+      margin: { ...drawn.margin, t: 34, b: 48 },
+      shapes: segment === null ? [] : [mark],
+    },
+    plotSettings,
+  );
+}

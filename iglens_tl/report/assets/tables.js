@@ -1,0 +1,118 @@
+// The most probable tokens after every segment, and the tables that can be copied.
+
+function drawTop() {
+  const table = document.getElementById("top");
+  const lens = lensWithTop(chosenLens());
+  document.getElementById("top-title").textContent = lens
+    ? `Most probable tokens after each segment: ${lens.label}`
+    : "The page has no most probable tokens";
+  document.querySelector('[data-copy="top"]').hidden = !lens;
+  if (!lens) {
+    table.replaceChildren();
+    return;
+  }
+  const rows = lens.segments.map((label, segment) => topRow(lens, label, segment)).reverse();
+  table.style.setProperty("--n", array(lens.top.tokens).shape[2]);
+  const head = make("div", "top-row top-head");
+  head.append(
+    make("span", "", "after"),
+    make("span", "rank", "rank"),
+    make("span", "guesses", "tokens with their probabilities, best first"),
+  );
+  const hadFocus = table.contains(document.activeElement);
+  table.replaceChildren(head, ...rows);
+  const reached = (table.querySelector(".current") ?? rows[0]).querySelector("button");
+  reached.tabIndex = 0;
+  if (hadFocus) reached.focus();
+}
+
+function topRow(lens, label, segment) {
+  const row = make("div", "top-row");
+  const own = chosenLens().segments.indexOf(label);
+  row.classList.toggle("current", own >= 0 && own === state.segment);
+  const button = make("button", "", label);
+  button.type = "button";
+  button.tabIndex = -1;
+  if (own >= 0) button.addEventListener("click", () => update({ segment: own }));
+  const value = measureOf(lens, state.value) ? state.value : Object.keys(lens.measures)[0];
+  addTip(button, () => cellLines(lens, value, state.target, segment));
+  const rank = lens.ranks === undefined ? "" : `${part(lens.ranks, state.target)[segment]}`;
+  row.append(button, make("span", "rank", rank));
+  for (const { token, prob } of topOf(lens, state.target, segment)) {
+    const { paint, ink } = pale(prob, 0, 1);
+    const guess = make("span", "guess");
+    guess.style.background = paint;
+    guess.style.color = ink;
+    guess.classList.toggle("target", token === content.targets[state.target].token);
+    guess.append(tokenElement(token), make("small", "", prob.toFixed(2).replace(/^0/, "")));
+    addTip(guess, () => [...tokenHeading(token, `after ${label}`), ["probability", number(prob)]]);
+    row.append(guess);
+  }
+  return row;
+}
+
+document.getElementById("top").addEventListener("keydown", (event) => {
+  const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const count = chosenLens().segments.length;
+  update({ segment: clamp((state.segment ?? count) + step, count) });
+});
+
+/** Return what names a target in every table. */
+function targetCells(target) {
+  const [id, token] = tokenOf(target);
+  return [content.targets[target].position, id, token];
+}
+
+const TARGET_COLUMNS = ["position", "token_id", "token"];
+
+/** The tables by the name of their button: functions that return rows, the first with the names. */
+const copies = {
+  map() {
+    const lens = chosenLens();
+    const rows = content.targets.map((_, target) => [
+      ...targetCells(target),
+      ...shownOf(lens, state.value, state.show, target),
+    ]);
+    return [[...TARGET_COLUMNS, ...lens.segments], ...rows];
+  },
+  token() {
+    const rows = [[...TARGET_COLUMNS, "lens", "value", "unit", "segment", "change", "level", "rank"]];
+    for (const lens of content.lenses) {
+      for (const [value, { unit }] of Object.entries(lens.measures)) {
+        const changes = changesOf(lens, value, state.target);
+        const levels = levelsOf(lens, value, state.target);
+        lens.segments.forEach((segment, place) => {
+          const rank = lens.ranks === undefined ? "" : part(lens.ranks, state.target)[place];
+          const cells = [lens.name, value, unit, segment, changes[place], levels[place], rank];
+          rows.push([...targetCells(state.target), ...cells]);
+        });
+      }
+    }
+    return rows;
+  },
+  top() {
+    const lens = lensWithTop(chosenLens());
+    const rows = [["lens", "segment", "place", "token_id", "token", "prob"]];
+    if (!lens) return rows;
+    lens.segments.forEach((segment, index) => {
+      topOf(lens, state.target, index).forEach(({ token, prob }, place) => {
+        const [id, string] = content.tokens[token];
+        rows.push([lens.name, segment, place + 1, id, string, prob]);
+      });
+    });
+    return rows;
+  },
+  heads() {
+    const rows = [["head", "credit", "source", "source_token_id", "source_token", "source_credit"]];
+    if (!content.heads) return rows;
+    for (const head of headsOf(state.target)) {
+      for (const { position, credit } of head.sources) {
+        const [id, token] = content.tokens[content.text[position]];
+        rows.push([head.label, head.credit, position, id, token, credit]);
+      }
+    }
+    return rows;
+  },
+};
