@@ -1,0 +1,1 @@
+"""What the causal experiments share."""
