@@ -20,7 +20,11 @@ RULES = {
     "mass": "half of all |credit| (the paper's rule)",
     "persistent": "half of the way, and never again less",
 }
-_MARKERS = {"mass": ("square-open", 24, COLORS[4]), "persistent": ("circle-open", 13, COLORS[3])}
+# Symbol, colour, and how far from the middle of a cell, so that its token can be read.
+_MARKERS = {
+    "mass": ("triangle-right", COLORS[4], -0.42),
+    "persistent": ("triangle-left", COLORS[3], 0.42),
+}
 
 
 def answer_map(setting: Setting) -> Drawn:
@@ -41,20 +45,27 @@ def draw(result: LensResult) -> go.Figure:
     """Draw the package's map and mark every token's onsets."""
     figure = result.heatmap(title="Which layers produce each token of the answer?")
     for rule, meaning in RULES.items():
-        symbol, size, color = _MARKERS[rule]
+        symbol, color, shift = _MARKERS[rule]
         figure.add_scatter(
-            x=list(range(len(result.targets))),
+            x=[place + shift for place in range(len(result.targets))],
             y=onset_index(result, rule=rule).tolist(),
             mode="markers",
-            marker={"symbol": symbol, "size": size, "color": color, "line": {"width": 2.5}},
+            marker={
+                "symbol": symbol,
+                "size": 14,
+                "color": color,
+                "line": {"width": 1, "color": "#ffffff"},
+            },
             name=f"onset: {meaning}",
             hoverinfo="skip",
         )
+    figure.update_xaxes(range=[-0.5, len(result.targets) - 0.5])
     onsets = result.onset()
     context = figure.layout.title.subtitle.text
     figure.update_layout(
+        title={"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 20}},
         title_subtitle_text=f"{context}<br>{show_label(_finding(onsets))}",
-        margin={"t": 130, "b": 150},
+        margin={"t": 110, "b": 150},
         height=figure.layout.height + 90,
         width=max(860, figure.layout.width),
         legend={"orientation": "h", "y": -0.32, "yanchor": "top", "x": 0},

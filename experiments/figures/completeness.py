@@ -6,7 +6,6 @@ change of the value itself ("delta"); rules that add up slopes have to be fine e
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -23,14 +22,14 @@ from iglens_tl import CompletenessWarning, ig_lens
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BASELINES = ("mean", "zero")
 DELTA, RIEMANN = "delta", "riemann"
-GRADIENT, PLAIN = "gradient", "gradient, no bisection"
+GRADIENT = "gradient"
 ESTIMATORS: dict[str, dict[str, Any]] = {
     RIEMANN: {"estimator": "riemann"},
-    PLAIN: {"estimator": "gradient", "tolerance": math.inf},
     GRADIENT: {"estimator": "gradient"},
     DELTA: {"estimator": "delta"},
 }
-"""The options of each estimator; the steps of "gradient" are nodes of each piece of a segment."""
+"""The options of each estimator; the steps of "gradient" are nodes of a segment, which it halves
+until its tolerance (1e-5) is met."""
 
 SMALLEST = 1e-17
 """Smaller errors, among them zero, are drawn here: the axis is logarithmic."""

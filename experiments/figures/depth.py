@@ -28,6 +28,8 @@ from iglens_tl import ig_lens, logit_lens
 from iglens_tl.prompts import Request
 
 _CUTS = 4
+TEXTS = 15
+"""Texts of each kind of prompts; every one is run with every block skipped."""
 _QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
 ALL, FUTURE = "all tokens", "future tokens"
 SCORES = {
@@ -60,20 +62,17 @@ def measure(setting: Setting) -> dict[str, pd.DataFrame]:
     changes: dict[str, list[np.ndarray]] = {ALL: [], FUTURE: []}
     outputs: dict[str, list[np.ndarray]] = {ALL: [], FUTURE: []}
     for group in setting.groups:
-        requests = group.requests(adapter)
-        credits = _credits(setting, group)
+        requests = group.requests(adapter)[:TEXTS]
+        credits = _credits(setting, group)[:TEXTS]
         for request, of_text in zip(requests, credits, strict=True):
             by_layer.append(contributions(adapter, request.ids))
-            changed, moved = skip_effects(adapter, request.ids)
-            changes[ALL].append(changed.numpy())
-            outputs[ALL].append(moved.numpy())
-            for cut in _cuts(request, rng):
-                future, output = skip_effects(adapter, request.ids, cut)
-                changes[FUTURE].append(future.numpy())
-                outputs[FUTURE].append(output.numpy())
+            whole, *parts = skip_effects(adapter, request.ids, [None, *_cuts(request, rng)])
+            for scope, effects in [(ALL, whole), *((FUTURE, part) for part in parts)]:
+                changes[scope].append(effects.changes.numpy())
+                outputs[scope].append(effects.predictions.numpy())
             found = {
-                "effect on later layers": later_effects(changed.mean(-1)),
-                "effect on the prediction": moved.mean(-1),
+                "effect on later layers": later_effects(whole.changes.mean(-1)),
+                "effect on the prediction": whole.predictions.mean(-1),
                 "credit": torch.from_numpy(of_text),
             }
             scores += [
@@ -82,14 +81,14 @@ def measure(setting: Setting) -> dict[str, pd.DataFrame]:
             ]
     written = pd.concat(by_layer).melt(["layer", "part"], ["ratio", "cosine"], "what")
     written["quantity"] = written["what"] + " of " + written["part"]
-    parts = [
+    layers = [
         _summary(written, ["quantity", "layer"], "value"),
         *(_outputs(outputs[scope], scope) for scope in outputs if outputs[scope]),
         _predictions(setting),
     ]
     skips = [_skips(changes[scope], scope) for scope in changes if changes[scope]]
     return {
-        "depth_layers": pd.concat(parts, ignore_index=True),
+        "depth_layers": pd.concat(layers, ignore_index=True),
         "depth_skips": pd.concat(skips, ignore_index=True),
         "depth_scores": pd.DataFrame(scores).assign(n_layers=adapter.n_layers),
     }

@@ -56,7 +56,9 @@ def draw_use(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure.update_yaxes(title="mean layer, weighted by", row=3, col=2, range=[0, n_layers - 1])
     title = "How does the model use its depth?"
     finish(figure, title, _finding(layers, scores, n_layers), width=1200, height=1180)
-    figure.update_layout(legend={"orientation": "h", "y": -0.06}, boxmode="group")
+    figure.update_layout(
+        legend={"orientation": "h", "y": -0.1}, boxmode="group", margin={"t": 160, "b": 150}
+    )
     return figure
 
 
@@ -101,7 +103,9 @@ def draw_skips(skips: pd.DataFrame) -> go.Figure:
             "colorbar": {"title": {"text": "‖Δ‖ / ‖written‖", "side": "top"}, "thickness": 12},
         }
     )
-    figure.update_yaxes(title="skipped block", col=1, autorange="reversed")
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(showgrid=False, autorange="reversed")
+    figure.update_yaxes(title="skipped block", col=1)
     figure.update_xaxes(title="block that changes", row=len(scopes))
     means = skips.groupby("scope")["mean"].mean()
     largest = skips.groupby("scope")["max"].mean()
@@ -169,11 +173,11 @@ def _finding(layers: pd.DataFrame, scores: pd.DataFrame, n_layers: int) -> str:
         else layers[layers["quantity"] == "ratio of attention"].set_index("layer")
     )
     half = n_layers // 2
-    early, late = blocks.loc[: half - 1, "mean"].mean(), blocks.loc[half:, "mean"].mean()
+    early, late = blocks.loc[: half - 1, "median"].median(), blocks.loc[half:, "median"].median()
     means = scores.groupby("score", sort=False)["depth"].mean()
-    named = ", ".join(f"{value:.1f} ({name})" for name, value in means.items())
+    named = ", ".join(f"{value:.1f} by {name}" for name, value in means.items())
     return (
-        f"blocks write {early:.2f} of the state's size in the first half, {late:.2f} in the "
-        f"second; mean depth score of {n_layers} layers: {named}; lines are means, areas 10–90 % "
-        "of positions, dots the maximum"
+        f"median size of what a block writes: {early:.2f} of the state's in the first half of the "
+        f"layers, {late:.2f} in the second\nmean depth score (0 to {n_layers - 1}): {named}\n"
+        "lines: mean over positions; areas: from the 10 % to the 90 % quantile; dots: maximum"
     )

@@ -7,6 +7,7 @@ Efficiently?" (arXiv 2505.13898). The first token is left alone, as there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -53,32 +54,43 @@ def contributions(adapter: ModelAdapter, ids: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+@dataclass(frozen=True)
+class SkipEffects:
+    """What skipping every block in turn changes.
+
+    Attributes:
+        changes: The relative change ‖c − c̃‖ / ‖c‖ of what each block writes.
+        predictions: The distance ‖p − p̃‖₂ of the predicted distributions.
+    """
+
+    changes: Float[Tensor, "skipped layer pos"]
+    predictions: Float[Tensor, "skipped pos"]
+
+
 def skip_effects(
-    adapter: ModelAdapter, ids: Sequence[int], end: int | None = None
-) -> tuple[Float[Tensor, "skipped layer pos"], Float[Tensor, "skipped pos"]]:
-    """Skip every block in turn and see what the later ones do differently.
+    adapter: ModelAdapter, ids: Sequence[int], cuts: Sequence[int | None] = (None,)
+) -> list[SkipEffects]:
+    """Skip every block in turn, all in one forward pass, and see what happens.
 
     Args:
         adapter: The model.
         ids: The text, of two tokens at least.
-        end: Skip only at positions from 1 up to this one, and look from this one on; None to skip
-            and look at all positions from 1.
-
-    Returns:
-        By skipped block the relative change ‖c − c̃‖ / ‖c‖ of what each block writes, and the
-        distance ‖p − p̃‖₂ of the distributions that the model predicts.
+        cuts: Each asks for effects of its own: a position says that blocks are skipped from the
+            second token up to there, and effects are looked at from there on; None, that both are
+            done at all tokens but the first.
     """
     n_layers = adapter.n_layers
     inputs: dict[int, Tensor] = {}
 
     def enter(state: Tensor, hook: Any, layer: int) -> None:
         del hook
-        inputs[layer] = state[layer + 1].clone()
+        inputs[layer] = state.clone()
 
     def leave(state: Tensor, hook: Any, layer: int) -> Tensor:
         del hook
-        changed = state.clone()
-        changed[layer + 1, 1:end] = inputs.pop(layer)[1:end]
+        changed, before = state.clone(), inputs.pop(layer)
+        for row, cut in zip(range(layer + 1, len(state), n_layers), cuts, strict=True):
+            changed[row, 1:cut] = before[row, 1:cut]
         return changed
 
     hooks: list[tuple[str, Any]] = []
@@ -86,17 +98,23 @@ def skip_effects(
         hooks.append((adapter.pre_site(layer), partial(enter, layer=layer)))
         hooks.append((adapter.post_site(layer), partial(leave, layer=layer)))
     sites = [adapter.embed_site, *(adapter.post_site(layer) for layer in range(n_layers))]
-    # The first row is the text as it is; of the others, each skips a block.
-    tokens = torch.tensor([list(ids)]).expand(n_layers + 1, -1)
+    # The first row is the text as it is; of the others, each skips a block up to one of the cuts.
+    tokens = torch.tensor([list(ids)]).expand(1 + n_layers * len(cuts), -1)
     with adapter.model.hooks(fwd_hooks=hooks):
         kept = capture(adapter, tokens, dict.fromkeys(sites, Tensor.clone))
-    states = torch.stack([kept[site] for site in sites], dim=1)[:, :, 1 if end is None else end :]
-    written = states.double().diff(dim=1)
-    changes = (written[1:] - written[:1]).norm(dim=-1)
-    changes = changes / written[:1].norm(dim=-1).clamp(min=_SMALLEST_NORM)
+    states = torch.stack([kept[site] for site in sites], dim=1)
     last = states[:, -1].to(adapter.readout.device, adapter.readout.dtype)
-    probs = torch.stack([adapter.readout.logits(row).double().softmax(-1) for row in last])
-    return changes, (probs[1:] - probs[:1]).norm(dim=-1)
+    probs = torch.stack([adapter.readout.logits(row).double().softmax(-1).cpu() for row in last])
+    written = states.double().diff(dim=1).cpu()
+    norms = written[0].norm(dim=-1).clamp(min=_SMALLEST_NORM)
+    changes = (written[1:] - written[:1]).norm(dim=-1) / norms
+    moved = (probs[1:] - probs[:1]).norm(dim=-1)
+    found = zip(changes.split(n_layers), moved.split(n_layers), strict=True)
+    firsts = [1 if cut is None else cut for cut in cuts]
+    return [
+        SkipEffects(of_cut[:, :, first:], of_probs[:, first:])
+        for (of_cut, of_probs), first in zip(found, firsts, strict=True)
+    ]
 
 
 def later_effects(changes: Float[Tensor, "skipped layer"]) -> Float[Tensor, " skipped"]:

@@ -143,7 +143,7 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
     own = own[own["name"].isin(chosen)]
     names = list(dict.fromkeys(own["name"]))
     tokens = credits.texts[0].tokens[: first.position + 1]
-    what = {"credit": "credit of p(answer)", "logit": "direct logit attribution"}
+    what = {"credit": "credit of p(answer)", "logit": "direct logit attribution (logits)"}
     figure = make_subplots(
         cols=2,
         rows=1,
@@ -165,11 +165,7 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
             row=1,
             col=column,
         )
-        bar = {
-            "title": {"text": "p" if column == 1 else "logit", "side": "top"},
-            "thickness": 12,
-            "x": 0.44 if column == 1 else 1.01,
-        }
+        bar = {"thickness": 12, "x": 0.44 if column == 1 else 1.01}
         figure.layout[axis] = {**signed_scale([values.to_numpy()]), "colorbar": bar}
         differing = own[own["differs"]]
         figure.add_scatter(
@@ -192,12 +188,14 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
     )
     asked = "".join(tokens[-8:])
     finding = (
-        f"{show_blanks(asked)} →{show_blanks(first.token)}: the {len(names)} largest heads; "
+        f"{show_blanks(asked)} → {show_blanks(first.token)}: the {len(names)} largest heads; "
         f"{int(own['differs'].sum())} of {len(own)} cells have opposite signs (×)"
     )
     title = "Which heads and tokens does the answer come from: probability or logit?"
     finish(figure, title, finding, width=1100, height=300 + 26 * len(names))
-    return figure.update_layout(legend={"orientation": "h", "y": -0.42}, margin={"b": 120})
+    return figure.update_layout(
+        legend={"orientation": "h", "y": -0.3, "yref": "paper"}, margin={"b": 120}
+    )
 
 
 def draw_signs(table: pd.DataFrame) -> go.Figure:

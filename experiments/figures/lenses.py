@@ -7,6 +7,7 @@ direct logit attribution (Elhage et al. 2021) is in logits.
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -36,13 +37,19 @@ def lenses(setting: Setting) -> Drawn:
 
 
 def draw_lenses(comparison: LensComparison) -> go.Figure:
-    """Draw the package's comparison; the lines are those of the token of latest onset."""
-    latest = int(onset_index(comparison["ig_lens"]).argmax())
+    """Draw the package's comparison; the lines are those of the word of latest onset."""
+    credits = comparison["ig_lens"]
+    is_word = [target.token.strip().isalnum() for target in credits.targets]
+    latest = int(np.where(is_word, onset_index(credits), -1).argmax())
     figure = comparison.figure(target=latest)
     agreement = comparison.summary().agreement
     context = figure.layout.title.subtitle.text
     figure.update_layout(
-        title_text="Do lenses name the same layers?",
+        title={"text": "Do lenses name the same layers?", "y": 1, "yref": "container"},
+        title_yanchor="top",
+        title_pad_t=20,
+        # The margin is wide enough for all colour bars, which plotly would not believe.
+        margin={"t": 140, "b": 110, "autoexpand": False},
         title_subtitle_text=f"{context}<br>{_agreement_with_credits(agreement)}",
     )
     return figure
@@ -91,9 +98,9 @@ def draw_level_and_credit(table: pd.DataFrame) -> go.Figure:
 
 
 def _agreement_with_credits(agreement: pd.DataFrame) -> str:
-    named = [
-        f"{row['lens'] if row['other'] == 'ig_lens' else row['other']} {row['rank_correlation']:.2f}"
-        for row in agreement.to_dict("records")
-        if "ig_lens" in (row["lens"], row["other"])
-    ]
+    named = []
+    for pair in agreement.to_dict("records"):
+        other = pair["lens"] if pair["other"] == "ig_lens" else pair["other"]
+        if "ig_lens" in (pair["lens"], pair["other"]):
+            named.append(f"{other} {pair['rank_correlation']:.2f}")
     return f"rank correlation of the layers' changes with ig_lens: {', '.join(named)}"

@@ -58,7 +58,7 @@ def draw(table: pd.DataFrame, *, seed: int = 0) -> go.Figure:
         row_heights=[0.6, 0.4][:n_rows],
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        vertical_spacing=0.14,
+        vertical_spacing=0.1,
         subplot_titles=[f"{rule}: {meaning}" for rule, meaning in RULES.items()],
     )
     layers = list(range(-1, int(table["n_layers"].iloc[0])))
@@ -92,7 +92,8 @@ def draw(table: pd.DataFrame, *, seed: int = 0) -> go.Figure:
                 row=2,
                 col=column,
             )
-    figure.update_yaxes(autorange="reversed", row=1)
+    figure.update_yaxes(autorange="reversed", showgrid=False, row=1)
+    figure.update_xaxes(showgrid=False, row=1)
     if n_rows == 2:
         figure.update_yaxes(title="share of targets<br>produced by then", row=2, col=1)
     figure.update_layout(
@@ -119,17 +120,23 @@ def draw(table: pd.DataFrame, *, seed: int = 0) -> go.Figure:
 def finding(table: pd.DataFrame, *, seed: int = 0) -> str:
     """Say by how many layers hard items come later, or where the onsets lie."""
     of_rule = table[table["rule"] == "mass"]
-    easy, hard = (of_rule.loc[of_rule["group"] == name, "layer"] for name in (EASY, HARD))
-    if len(easy) < 2 or len(hard) < 2:
-        return f"mean onset by mass: L{of_rule['layer'].mean():.1f} over {len(of_rule)} targets"
-    low, high = _interval(easy.to_numpy(), hard.to_numpy(), seed)
-    return (
-        f"by mass, {HARD} (n = {len(hard)}) come {hard.mean() - easy.mean():+.2f} layers after "
-        f"{EASY} (n = {len(easy)}), 95 % interval {low:+.2f} to {high:+.2f}"
-    )
+    by_group = {name: rows["layer"].to_numpy() for name, rows in of_rule.groupby("group")}
+    hard, said = by_group.get(HARD, []), []
+    for name in (EASY, FIRST_HOP_GIVEN):
+        easy = by_group.get(name, [])
+        if min(len(easy), len(hard)) > 1:
+            difference = np.mean(hard) - np.mean(easy)
+            low, high = _interval(easy, hard, seed)
+            said.append(
+                f"{abs(difference):.1f} layers {'later' if difference > 0 else 'earlier'} than "
+                f"{name} (n = {len(easy)}; 95 % interval {low:+.1f} to {high:+.1f})"
+            )
+    if said:
+        return f"mean onset by mass of {HARD} (n = {len(hard)}): " + ",\n".join(said)
+    return f"mean onset by mass: L{of_rule['layer'].mean():.1f} over {len(of_rule)} targets"
 
 
-def _interval(easy: Sequence[int], hard: Sequence[int], seed: int) -> tuple[float, float]:
+def _interval(easy: Sequence[float], hard: Sequence[float], seed: int) -> tuple[float, float]:
     """Return the bootstrap interval of the difference of two means."""
     rng = np.random.default_rng(seed)
     means = [

@@ -90,7 +90,8 @@ def draw(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(
         title="p(next token) by the model",
         type="log",
-        dtick=1,
+        dtick=2,
+        tickangle=0,
         exponentformat="power",
         row=1,
         col=2,

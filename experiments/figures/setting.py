@@ -72,7 +72,7 @@ class Setting:
     adapter: ModelAdapter
     lines: tuple[PromptLine, ...] | None = None
     seed: int = 0
-    number: int = 40
+    number: int = 60
 
     @property
     def prompts(self) -> PromptGroup:

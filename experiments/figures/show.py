@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--prompts", type=Path, help="a prompt in each line, its answer after a tab"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn")
-    parser.add_argument("--items", type=int, default=40, help="items of each family")
+    parser.add_argument("--items", type=int, default=60, help="items of each family")
     parser.add_argument("--out", type=Path, default=_FOLDER)
     parser.add_argument("--no-pictures", dest="pictures", action="store_false")
     options = parser.parse_args(arguments)

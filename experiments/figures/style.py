@@ -13,11 +13,11 @@ COLORS = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#01665e", "#4d
 
 
 def finish(figure: go.Figure, title: str, finding: str, *, width: int, height: int) -> go.Figure:
-    """Give a figure its title, what was found as a subtitle, its size and its look."""
+    """Give a figure its title, what was found in lines below it, its size and its look."""
     figure.update_layout(
         title={
             "text": show_label(title),
-            "subtitle": {"text": show_label(finding)},
+            "subtitle": {"text": show_label(finding).replace("\n", "<br>")},
             "x": 0,
             "xref": "paper",
             "y": 1,
