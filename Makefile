@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint format bench components experiments figures demo-model demo-lens clean
+.PHONY: demo test test-tl4 lint format bench components experiments planted path-study causal-agreement figures demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -41,11 +41,21 @@ bench: $(VENV)/.ready-dev
 components: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.components.show
 
-## Measure whether credits are causal: planted answers, credit orders, every lens against interventions.
+## Measure whether credits are causal (about 20 minutes): two of three experiments at a time.
 experiments: $(VENV)/.ready-dev
-	$(BIN)/python -m experiments.planted.show
-	$(BIN)/python -m experiments.path_study.show
+	$(MAKE) -j2 path-study causal-agreement planted
+
+## Every lens and credit order against every intervention.
+causal-agreement: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.causal_agreement.show
+
+## Orders, break points, baselines, values and estimators.
+path-study: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.path_study.show
+
+## Models with answers planted by hand.
+planted: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.planted.show
 
 ## Draw the figures of the paper and its neighbours for the embedded model.
 figures: $(VENV)/.ready-dev

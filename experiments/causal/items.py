@@ -19,7 +19,7 @@ from experiments.demo_model.examples import Example, held_out_examples
 from experiments.demo_model.families import FAMILIES as TRAINED_FAMILIES
 from iglens_tl import embedded_reference_texts
 from iglens_tl.models import ModelAdapter, capture
-from iglens_tl.prompts.tokenization import decode, encode_continuation, encode_text, token_string
+from iglens_tl.prompts.tokenization import decode, encode_text, token_string
 
 TEXT = "text"
 WRONG = "wrong"
@@ -166,11 +166,12 @@ def _answered(adapter: ModelAdapter, family: str, seed: int) -> Iterator[Item]:
     """Yield the items of a family, asking the model about some candidates at a time."""
     rng = Random(f"{family} {seed}")
     candidates = _texts(adapter, rng) if family == TEXT else _examples(adapter, family, rng)
-    distinct = list({candidate.ids: candidate for candidate in candidates}.values())
-    for start in range(0, len(distinct), _BATCH):
-        batch = distinct[start : start + _BATCH]
-        probs = _next_token_probs(adapter, [candidate.ids for candidate in batch])
-        for candidate, row in zip(batch, probs, strict=True):
+    asked: set[tuple[int, ...]] = set()
+    while batch := list(islice(candidates, _BATCH)):
+        new = list({c.ids: c for c in batch if c.ids not in asked}.values())
+        asked.update(candidate.ids for candidate in new)
+        probs = _next_token_probs(adapter, [candidate.ids for candidate in new])
+        for candidate, row in zip(new, probs, strict=True):
             item = _item(adapter, family, candidate, row)
             if item is not None:
                 yield item
@@ -209,53 +210,59 @@ def _with_wrong_answer(adapter: ModelAdapter, item: Item) -> Item:
     )
 
 
-def _examples(adapter: ModelAdapter, family: str, rng: Random) -> list[_Candidate]:
-    """Return held-out examples whose answers are single tokens, in random order."""
+def _examples(adapter: ModelAdapter, family: str, rng: Random) -> Iterator[_Candidate]:
+    """Yield held-out examples whose answers are single tokens, in random order."""
     drawn = held_out_examples(TRAINED_FAMILIES[family], rng, per_group=_PER_GROUP, draws=_DRAWS)
     rng.shuffle(drawn)
     # The markup of conversations is that of the embedded model.
     plain = [example for example in drawn if not example.is_chat][:_CANDIDATES]
-    found = [(example, _right_answers(adapter, example)) for example in plain]
+    found = _right_answers(adapter, plain)
     kinds: dict[str, set[int]] = {}
-    for example, right in found:
+    for example, right in zip(plain, found, strict=True):
         kinds.setdefault(example.group, set()).update(right)
-    candidates = []
-    for example, right in found:
-        ids = tuple(encode_text(adapter, example.prompt, prepend_bos=None))
-        if right and len(ids) < adapter.n_ctx:
-            kind = frozenset(kinds[example.group])
-            candidates.append(_Candidate(example.prompt, ids, right, kind))
-    return candidates
+    for example, right in zip(plain, found, strict=True):
+        if right:
+            ids = tuple(encode_text(adapter, example.prompt, prepend_bos=None))
+            if len(ids) < adapter.n_ctx:
+                yield _Candidate(example.prompt, ids, right, frozenset(kinds[example.group]))
 
 
-def _right_answers(adapter: ModelAdapter, example: Example) -> frozenset[int]:
+def _right_answers(adapter: ModelAdapter, examples: Sequence[Example]) -> list[frozenset[int]]:
     """Return the answers that are one token, and stay that token when the text goes on."""
-    found = set()
-    for answer in example.accepted or (example.answer,):
-        try:
-            alone = encode_continuation(adapter, example.prompt, answer)
-            followed = encode_continuation(adapter, example.prompt, answer + example.tail)
-        except ValueError:  # it merges with the end of the prompt
-            continue
-        if len(alone) == 1 and followed[:1] == alone != [adapter.tokenizer.unk_token_id]:
-            found.add(alone[0])
-    return frozenset(found)
+    answers = [example.accepted or (example.answer,) for example in examples]
+    texts = {
+        example.prompt + end
+        for example, own in zip(examples, answers, strict=True)
+        for end in ("", *own, *(answer + example.tail for answer in own))
+    }
+    ordered = sorted(texts)
+    encoded = adapter.tokenizer(ordered, add_special_tokens=False)["input_ids"] if ordered else []
+    ids = dict(zip(ordered, encoded, strict=True))
+    found = []
+    for example, own in zip(examples, answers, strict=True):
+        before = ids[example.prompt]
+        right = set()
+        for answer in own:
+            both = ids[example.prompt + answer]
+            followed = ids[example.prompt + answer + example.tail]
+            if both[:-1] == before and followed[: len(both)] == both:
+                right.add(both[-1])
+        found.append(frozenset(right - {adapter.tokenizer.unk_token_id}))
+    return found
 
 
-def _texts(adapter: ModelAdapter, rng: Random) -> list[_Candidate]:
-    """Return the beginnings of reference texts; every text is cut once before any is cut twice."""
+def _texts(adapter: ModelAdapter, rng: Random) -> Iterator[_Candidate]:
+    """Yield the beginnings of reference texts; every text is cut once before any is cut twice."""
     by_text = []
     texts = embedded_reference_texts()
     for text in rng.sample(texts, len(texts)):
         ids = encode_text(adapter, text, prepend_bos=None)[: adapter.n_ctx]
         ends = range(_SHORTEST_TEXT, len(ids))
         by_text.append([tuple(ids[:end]) for end in rng.sample(ends, len(ends))])
-    cut = chain.from_iterable(zip_longest(*by_text))
-    return [
-        _Candidate(decode(adapter, ids[1:] if _begins_with_bos(adapter, ids) else ids), ids)
-        for ids in cut
-        if ids is not None
-    ]
+    for ids in chain.from_iterable(zip_longest(*by_text)):
+        if ids is not None:
+            shown = ids[1:] if _begins_with_bos(adapter, ids) else ids
+            yield _Candidate(decode(adapter, shown), ids)
 
 
 def _begins_with_bos(adapter: ModelAdapter, ids: Sequence[int]) -> bool:

@@ -185,7 +185,9 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
         ticktext=[shorten(token, 12) for token in tokens],
         tickangle=-45,
         title="token that was read",
+        showgrid=False,
     )
+    figure.update_yaxes(showgrid=False    )
     asked = "".join(tokens[-8:])
     finding = (
         f"{show_blanks(asked)} → {show_blanks(first.token)}: the {len(names)} largest heads; "

@@ -1,0 +1,1 @@
+"""Whether credits of layers agree with what happens when the layers are taken out."""

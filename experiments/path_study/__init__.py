@@ -1,0 +1,1 @@
+"""The path study: what credits depend on, besides the model."""
