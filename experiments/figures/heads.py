@@ -187,7 +187,7 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
         title="token that was read",
         showgrid=False,
     )
-    figure.update_yaxes(showgrid=False    )
+    figure.update_yaxes(showgrid=False)
     asked = "".join(tokens[-8:])
     finding = (
         f"{show_blanks(asked)} → {show_blanks(first.token)}: the {len(names)} largest heads; "
