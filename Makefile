@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint format bench components experiments planted path-study causal-agreement demo-model demo-lens clean
+.PHONY: demo test test-tl4 lint format bench components experiments planted path-study causal-agreement figures demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -57,6 +57,10 @@ path-study: $(VENV)/.ready-dev
 ## Models with answers planted by hand.
 planted: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.planted.show
+
+## Draw the figures of the paper and its neighbours for the embedded model.
+figures: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.figures.show
 
 ## Train the embedded model again (about 40 minutes).
 demo-model: $(VENV)/.ready-dev

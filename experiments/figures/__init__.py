@@ -1,0 +1,1 @@
+"""Figures of the IG-Lens paper and its neighbours, one module each, for any model."""
