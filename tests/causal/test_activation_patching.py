@@ -181,7 +181,7 @@ def test_a_patched_state_before_the_first_block_at_the_only_token_that_differs_i
             ),
         ),
     ],
-    ids=str,
+    ids=lambda given: "" if callable(given) else str(given),
 )
 def test_every_value_can_be_patched(toy, value, expected):
     clean = logits_after(toy, CLEAN)
