@@ -1,4 +1,4 @@
-"""Draw the README's picture: the embedded model answers a question, seen by IG-Lens.
+"""Draw the README's pictures: the embedded model answers a question, as a map and as a report.
 
 Run with `python -m experiments.readme.picture`; needs Chromium.
 """
@@ -6,32 +6,56 @@ Run with `python -m experiments.readme.picture`; needs Chromium.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from iglens_tl import ig_lens, load_model, write_html
 
 QUESTION = "What is the capital of Vietnam?"
-PICTURE = Path(__file__).with_name("heatmap.png")
+MAP = Path(__file__).with_name("heatmap.png")
+REPORT = Path(__file__).with_name("report.png")
+_PINNED = " Hanoi"
 
 
 def main() -> None:
-    """Run the lens and take the picture of its figure."""
-    messages = [{"role": "user", "content": QUESTION}]
-    figure = ig_lens(load_model("demo"), messages, generate=12).heatmap()
+    """Write both pages and take their pictures."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page_file = write_html(figure, Path(folder) / "figure.html")
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_page(device_scale_factor=2)
-        page.goto(f"file://{page_file}")
-        page.wait_for_selector(".xtick text")
-        page.locator(".main-svg").first.screenshot(path=PICTURE)
+        take_map(browser, Path(folder))
+        take_report(browser, Path(folder))
         browser.close()
-    print(f"wrote {PICTURE}")
+    print(f"wrote {MAP} and {REPORT}")
+
+
+def take_map(browser: Browser, folder: Path) -> None:
+    """Take the picture of IG-Lens's map of the answer."""
+    messages = [{"role": "user", "content": QUESTION}]
+    figure = ig_lens(load_model("demo"), messages, generate=12).heatmap()
+    page_file = write_html(figure, folder / "figure.html")
+    page = browser.new_page(device_scale_factor=2)
+    page.goto(f"file://{page_file}")
+    page.wait_for_selector(".xtick text")
+    page.locator(".main-svg").first.screenshot(path=MAP)
+
+
+def take_report(browser: Browser, folder: Path) -> None:
+    """Take the picture of the report with one token pinned."""
+    page_file = folder / "report.html"
+    iglens = Path(sys.executable).with_name("iglens")
+    command = [iglens, "report", QUESTION, "--chat", "--generate", "12", "--html", page_file]
+    subprocess.run(command, check=True)
+    page = browser.new_page(device_scale_factor=1.5, viewport={"width": 1280, "height": 900})
+    page.goto(f"file://{page_file}")
+    page.locator("#text button.token", has_text=_PINNED.strip()).first.click()
+    page.mouse.move(0, 0)
+    page.wait_for_selector("#waterfall .main-svg")
+    page.screenshot(path=REPORT, full_page=True)
 
 
 if __name__ == "__main__":
