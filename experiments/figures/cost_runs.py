@@ -10,11 +10,12 @@ import ctypes
 import gc
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,10 +40,10 @@ from iglens_tl.models import ModelAdapter, adapt
 from iglens_tl.models.loading import DEMO_FOLDER
 
 N_TARGETS = 4
-N_STEPS = 8
+N_STEPS = 4
 _WIDTH = 128
 _WARM_UP = 12
-_REPEATS = 3
+_REPEATS = 2
 _SLOW = 0.5
 
 
@@ -53,7 +54,7 @@ class Size:
     Attributes:
         tokens: Length of the text; its last `N_TARGETS` are attributed.
         layers: Number of blocks.
-        vocabulary: Number of tokens that the model knows.
+        vocabulary: Number of tokens that the model knows, at least the tokenizer's 4,096.
     """
 
     tokens: int
@@ -62,8 +63,14 @@ class Size:
 
 
 def _tuned(adapter: ModelAdapter, prompt: list[int], **choice: Any) -> object:
-    lens = Translators.zeros(adapter.n_layers, adapter.readout.d_model, adapter.name)
+    lens = _untrained(adapter.n_layers, adapter.readout.d_model, adapter.name)
     return tuned_lens(adapter, prompt, lens=lens, **choice)
+
+
+@cache
+def _untrained(n_layers: int, d_model: int, name: str) -> Translators:
+    # The same object every time, as a lens is tried out when it is first used with a model.
+    return Translators.zeros(n_layers, d_model, name)
 
 
 METHODS: dict[str, Callable[..., object]] = {
@@ -93,6 +100,7 @@ def measure_method(job: tuple[str, Sequence[Size]]) -> list[dict[str, Any]]:
     """Measure one method on all sizes."""
     torch.set_num_threads(1)
     method, sizes = job
+    print(f"measuring {method}", file=sys.stderr, flush=True)
     return [measure(method, size) for size in sizes]
 
 

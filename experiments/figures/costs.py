@@ -19,9 +19,9 @@ from experiments.figures.style import COLORS, finish
 
 BASE = Size(tokens=32, layers=4, vocabulary=4_096)
 AXES: Mapping[str, Sequence[int]] = {
-    "tokens": (16, 32, 64, 128),
-    "layers": (2, 4, 8, 12),
-    "vocabulary": (1_024, 4_096, 16_384, 65_536),
+    "tokens": (16, 32, 64),
+    "layers": (2, 4, 8),
+    "vocabulary": (4_096, 16_384, 32_768),
 }
 _NUMBERS = {"seconds": "seconds", "memory_mb": "extra memory (MB)"}
 _DASHES = ("solid", "dash", "dot")
