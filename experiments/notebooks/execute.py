@@ -72,6 +72,9 @@ def add_pictures(notebook: nbformat.NotebookNode) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for output, file in zip(outputs, take_pictures(figures, Path(folder)), strict=True):
             output.data[STATIC] = base64.b64encode(file.read_bytes()).decode()
+            # Pictures have more pixels than they are wide on the page.
+            layout = figures[file.stem].layout
+            output.metadata[STATIC] = {"width": layout.width, "height": layout.height}
 
 
 def _environment() -> Mapping[str, str]:
