@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint format bench components experiments planted path-study causal-agreement figures demo-model demo-lens clean
+.PHONY: demo test test-tl4 lint format bench components experiments planted path-study causal-agreement figures notebooks demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -41,6 +41,10 @@ bench: $(VENV)/.ready-dev
 ## Credit the heads of the embedded model's answers, ablate them and draw the pictures.
 components: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.components.show
+
+## Execute the notebooks in place, with static pictures of their figures.
+notebooks: $(VENV)/.ready-dev
+	$(BIN)/python -m experiments.notebooks.execute
 
 ## Measure whether credits are causal (about 20 minutes): two of three experiments at a time.
 experiments: $(VENV)/.ready-dev
