@@ -2,130 +2,29 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
-from iglens_tl.report import write_report
 from iglens_tl.results import Target
-from tests.support.browser import chromium, needs_chromium, watch
+from tests.support.browser import needs_chromium
+from tests.support.report_pages import (
+    bars,
+    choose,
+    copied,
+    hover_cell,
+    lines,
+    pin,
+    settle,
+)
 from tests.support.reports import TOKENS, make_heads, make_lens, make_lenses
 from tests.support.results import HOSTILE
 
 pytestmark = needs_chromium
 
 HOSTILE_TOKENS = (HOSTILE, "\u202ertl\u200b", "\n\n", '"a",b\n', " ", "${x}<b>")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def open_report(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Return a function that writes and opens a report, and see that nothing else was asked for."""
-    opened = []
-
-    def open_page(results: Any, scheme: str = "light", **options: Any) -> Page:
-        path = write_report(results, tmp_path / "report.html", **options)
-        context = browser.new_context(
-            viewport={"width": 1280, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        page = context.new_page()
-        opened.append((context, watch(page), f"file://{path}"))
-        page.goto(f"file://{path}")
-        settle(page)
-        return page
-
-    yield open_page
-    for context, seen, url in opened:
-        assert seen == {"requests": [url], "messages": []}
-        context.close()
-
-
-def settle(page: Page) -> None:
-    """Wait until everything that was asked for is drawn."""
-    page.evaluate(
-        """() => new Promise((done) => {
-            requestAnimationFrame(() => setTimeout(() => setTimeout(done, 200)));
-        })"""
-    )
-
-
-def choose(page: Page, name: str, value: str) -> None:
-    page.locator(f"input[name={name}][value={value}] + span").click()
-    settle(page)
-
-
-def pin(page: Page, target: int) -> None:
-    page.locator("#text button.token").nth(target).click()
-    settle(page)
-
-
-def lines(page: Page) -> dict[str, list[float]]:
-    """Return what the trajectories show, by name."""
-    return page.evaluate(
-        """() => Object.fromEntries(
-            document.getElementById("trajectory").data.map(({ name, y }) => [name, y]))"""
-    )
-
-
-def bars(page: Page) -> dict[str, float]:
-    """Return what the waterfall shows, by bar."""
-    return page.evaluate(
-        """() => { const [{ x, y }] = document.getElementById("waterfall").data;
-            return Object.fromEntries(x.map((name, place) => [name, y[place]])); }"""
-    )
-
-
-def hover_cell(page: Page, target: int, segment: int, shape: tuple[int, int]) -> str:
-    """Move the pointer to a cell of the map and return what is shown beside it."""
-    x, y = cell(page, target, segment, shape)
-    page.mouse.move(x, y)
-    page.wait_for_selector("#tip:not([hidden])")
-    return page.inner_text("#tip")
-
-
-def cell(page: Page, target: int, segment: int, shape: tuple[int, int]) -> tuple[float, float]:
-    """Return the middle of a cell; the colours of the drawn map say where its cells are."""
-    n_targets, n_segments = shape
-    box = page.locator("#map .map-scroll").bounding_box()
-    space = page.locator(".map-space").bounding_box()
-    assert box is not None and space is not None
-    left = page.evaluate(
-        """() => { const pen = document.createElement("canvas").getContext("2d");
-            pen.font = "12px " + getComputedStyle(document.documentElement)
-                .getPropertyValue("--sans");
-            return 12 + pen.measureText("embed").width; }"""
-    )
-    width = (space["width"] - left - 50) / n_targets
-    height = 26 if n_segments <= 20 else 17
-    return box["x"] + left + (target + 0.5) * width, box["y"] + (
-        n_segments - 1 - segment + 0.5
-    ) * height
-
-
-def copied(page: Page, name: str) -> pd.DataFrame:
-    page.locator(f'[data-copy="{name}"]').click()
-    page.wait_for_function(
-        """(name) => document.querySelector(`[data-copy="${name}"]`)
-            .textContent.startsWith("Copied")""",
-        arg=name,
-    )
-    return pd.read_csv(
-        io.StringIO(page.evaluate("() => navigator.clipboard.readText()")),
-        keep_default_na=False,
-    )
 
 
 def test_a_clicked_token_is_pinned_in_every_view(open_report):
