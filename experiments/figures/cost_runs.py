@@ -39,6 +39,8 @@ from iglens_tl import (
 from iglens_tl.models import ModelAdapter, adapt
 from iglens_tl.models.loading import DEMO_FOLDER
 
+FORWARD = "forward pass"
+DELTA = "ig_lens, delta"
 N_TARGETS = 4
 N_STEPS = 4
 _WIDTH = 128
@@ -73,8 +75,14 @@ def _untrained(n_layers: int, d_model: int, name: str) -> Translators:
     return Translators.zeros(n_layers, d_model, name)
 
 
+def _forward(adapter: ModelAdapter, prompt: list[int], *, answer: list[int]) -> object:
+    with torch.inference_mode():
+        return adapter.model(torch.tensor([prompt + answer]))
+
+
 METHODS: dict[str, Callable[..., object]] = {
-    "ig_lens, delta": ig_lens,
+    FORWARD: _forward,
+    DELTA: ig_lens,
     "ig_lens, gradient": partial(ig_lens, estimator="gradient"),
     "ig_lens, riemann 64": partial(ig_lens, estimator="riemann"),
     "components, heads": partial(components, by="head"),

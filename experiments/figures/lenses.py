@@ -30,8 +30,10 @@ def lenses(setting: Setting) -> Drawn:
     group = setting.prompts
     result = ig_lens(setting.adapter, group.prompts, **group.choice, top_k=0)
     table = level_and_credit(result)
+    # What a lens costs is the subject of another figure, and differs from run to run.
+    compared = comparison.to_frame(tidy=True).drop(columns="seconds")
     return Drawn(
-        {"lenses": comparison.to_frame(tidy=True), "level_and_credit": table},
+        {"lenses": compared, "level_and_credit": table},
         {"lenses": draw_lenses(comparison), "level_and_credit": draw_level_and_credit(table)},
     )
 
@@ -48,8 +50,7 @@ def draw_lenses(comparison: LensComparison) -> go.Figure:
         title={"text": "Do lenses name the same layers?", "y": 1, "yref": "container"},
         title_yanchor="top",
         title_pad_t=20,
-        # The margin is wide enough for all colour bars, which plotly would not believe.
-        margin={"t": 140, "b": 110, "autoexpand": False},
+        margin_t=140,
         title_subtitle_text=f"{context}<br>{_agreement_with_credits(agreement)}",
     )
     return figure

@@ -18,6 +18,8 @@ from iglens_tl.results.targets import find_target
 _MAX_TARGETS_SIDE_BY_SIDE = 14
 _LINES = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#4d4d4d", "#01665e")
 _DASHES = ("solid", "dash", "dot")
+_COLOR_BAR_WIDTH = 110
+_LEGEND_ENTRY_WIDTH = 230
 
 
 def comparison_figure(
@@ -91,17 +93,27 @@ def comparison_figure(
         figure.update_xaxes(type="category", row=n_map_rows + index + 1, col=1)
         figure.update_yaxes(title_text=unit, row=n_map_rows + index + 1, col=1)
     model = first.provenance.model.get("name", "")
+    plot_width = n_columns * max(420, 140 + 62 * len(shown))
+    legend_height = 24 * -(-len(results) // max(1, plot_width // _LEGEND_ENTRY_WIDTH))
+    margin = {
+        "l": 50 + 7 * max(len(show_label(segment)) for segment in segments),
+        "r": 20 + _COLOR_BAR_WIDTH * len(axes),
+        "t": 110,
+        "b": 60 + legend_height,
+        # Plotly would add up the widths of all colour bars for each of them.
+        "autoexpand": False,
+    }
     figure.update_layout(
         title={
             "text": f"{len(results)} lenses — {show_token(model)}",
             "subtitle": {"text": context_of(first, shown[0])},
         },
         template="plotly_white",
-        width=n_columns * max(420, 140 + 62 * len(shown)) + 40 + 110 * len(axes),
-        height=map_height * n_map_rows + 240 * len(units) + 220,
-        margin={"l": 80, "r": 60 + 110 * len(axes), "t": 110, "b": 60},
+        width=plot_width + margin["l"] + margin["r"],
+        height=map_height * n_map_rows + 240 * len(units) + margin["t"] + margin["b"],
+        margin=margin,
         hoverlabel={"font": {"family": "monospace"}, "align": "left"},
-        legend={"orientation": "h", "y": -0.04, "yref": "paper", "yanchor": "top"},
+        legend={"orientation": "h", "y": 0.01, "yref": "container", "yanchor": "bottom"},
     )
     figure.layout.update(dict(axes.values()))
     figure.update_xaxes(showgrid=False, zeroline=False)
@@ -141,8 +153,8 @@ def _color_axes(
             "len": 0.5,
             "y": 1,
             "yanchor": "top",
-            "x": 1.02,
-            "xpad": 10 + 110 * index,
+            "x": 1,
+            "xpad": 10 + _COLOR_BAR_WIDTH * index,
         }
         name = f"coloraxis{index + 1 if index else ''}"
         axes[kind, unit] = (name, {**scale, "colorbar": bar})
