@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformer_lens.tools.analysis import JacobianLens
 
 from experiments.benchmarks.measuring import extra_memory_mb
 from iglens_tl import (
@@ -30,6 +31,7 @@ from iglens_tl import (
     components,
     direct_logit_attribution,
     ig_lens,
+    jacobian_lens,
     layer_conductance,
     layer_integrated_gradients,
     load_model,
@@ -41,6 +43,7 @@ from iglens_tl.models.loading import DEMO_FOLDER
 
 FORWARD = "forward pass"
 DELTA = "ig_lens, delta"
+JACOBIAN = "jacobian_lens"
 N_TARGETS = 4
 N_STEPS = 4
 _WIDTH = 128
@@ -75,6 +78,17 @@ def _untrained(n_layers: int, d_model: int, name: str) -> Translators:
     return Translators.zeros(n_layers, d_model, name)
 
 
+def _jacobian(adapter: ModelAdapter, prompt: list[int], **choice: Any) -> object:
+    lens = _unfitted(adapter.n_layers, adapter.readout.d_model)
+    return jacobian_lens(adapter, prompt, lens=lens, **choice)
+
+
+@cache
+def _unfitted(n_layers: int, d_model: int) -> JacobianLens:
+    identities = {layer: torch.eye(d_model) for layer in range(n_layers - 1)}
+    return JacobianLens(identities, n_prompts=1, d_model=d_model)
+
+
 def _forward(adapter: ModelAdapter, prompt: list[int], *, answer: list[int]) -> object:
     with torch.inference_mode():
         return adapter.model(torch.tensor([prompt + answer]))
@@ -85,16 +99,19 @@ METHODS: dict[str, Callable[..., object]] = {
     DELTA: ig_lens,
     "ig_lens, gradient": partial(ig_lens, estimator="gradient"),
     "ig_lens, riemann 64": partial(ig_lens, estimator="riemann"),
-    "components, heads": partial(components, by="head"),
+    "heads, gradient": partial(components, by="head"),
+    "heads, ps_ig": partial(components, by="head", estimator="ps_ig"),
+    "heads, idgi": partial(components, by="head", estimator="idgi"),
     "logit_lens": logit_lens,
     "tuned_lens": _tuned,
+    JACOBIAN: _jacobian,
     "direct logit attribution": direct_logit_attribution,
     f"layer_conductance, {N_STEPS} steps": partial(layer_conductance, n_steps=N_STEPS),
     f"layer_integrated_gradients, {N_STEPS} steps": partial(
         layer_integrated_gradients, n_steps=N_STEPS
     ),
 }
-"""What is measured, with the lenses' defaults otherwise; the tuned lens has untrained maps."""
+"""What is measured, with the lenses' defaults otherwise; tuned and Jacobian lens are untrained."""
 
 
 def measure_all(methods: Sequence[str], sizes: Sequence[Size]) -> list[dict[str, Any]]:
@@ -114,7 +131,9 @@ def measure_method(job: tuple[str, Sequence[Size]]) -> list[dict[str, Any]]:
 
 def measure(method: str, size: Size) -> dict[str, Any]:
     """Return a method's seconds (the fastest of some runs) and the memory that it takes in MB."""
-    adapter = adapt(random_model(size))
+    # The Jacobian lens takes no HookedTransformer.
+    backend = "bridge" if method == JACOBIAN else "auto"
+    adapter = adapt(random_model(size, backend))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, size.vocabulary, (size.tokens,), generator=generator).tolist()
     # What is imported late and checked once is no cost of a lens.
@@ -134,7 +153,7 @@ def measure(method: str, size: Size) -> dict[str, Any]:
     return {"method": method, **asdict(size), "seconds": min(seconds), "memory_mb": memory}
 
 
-def random_model(size: Size) -> Any:
+def random_model(size: Size, backend: str = "auto") -> Any:
     """Return a random Llama."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     transformers.utils.logging.disable_progress_bar()
@@ -152,7 +171,7 @@ def random_model(size: Size) -> Any:
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
         for path in Path(DEMO_FOLDER).glob("tokenizer*"):
             shutil.copy(path, folder)
-        return load_model(folder)
+        return load_model(folder, backend=backend)
 
 
 def _run(method: str, adapter: ModelAdapter, ids: list[int]) -> object:

@@ -56,7 +56,7 @@ def draw(table: pd.DataFrame) -> go.Figure:
     for column, axis in enumerate(AXES, start=1):
         others = [name for name in AXES if name != axis]
         here = table[(table[others] == [getattr(BASE, name) for name in others]).all(axis=1)]
-        for number, method in enumerate(METHODS):
+        for method, look in _looks().items():
             found = here[here["method"] == method].sort_values(axis)
             for row, (what, unit) in enumerate(_NUMBERS.items(), start=1):
                 figure.add_scatter(
@@ -66,10 +66,7 @@ def draw(table: pd.DataFrame) -> go.Figure:
                     legendgroup=method,
                     showlegend=row == 1 and column == 1 and len(found) > 0,
                     mode="lines+markers",
-                    line={
-                        "color": COLORS[number % len(COLORS)],
-                        "dash": _DASHES[number // len(COLORS)],
-                    },
+                    **look,
                     hovertemplate=f"{method}<br>{axis} %{{x}}: %{{y:.3g}} {unit}<extra></extra>",
                     row=row,
                     col=column,
@@ -84,7 +81,7 @@ def draw(table: pd.DataFrame) -> go.Figure:
         figure.update_yaxes(title=unit, row=row, col=1)
     title = "What do estimators and lenses cost?"
     finish(figure, title, finding(table), width=1200, height=760)
-    return figure.update_layout(legend={"orientation": "h", "y": -0.12})
+    return figure.update_layout(legend={"orientation": "h", "y": -0.12, "entrywidth": 210})
 
 
 def finding(table: pd.DataFrame) -> str:
@@ -99,6 +96,21 @@ def finding(table: pd.DataFrame) -> str:
         f"{of_base[FORWARD] * 1000:.0f} ms, {DELTA} {ratios[DELTA]:.1f} times as long, "
         f"{dearest} {ratios[dearest]:.0f} times"
     )
+
+
+def _looks() -> dict[str, dict[str, object]]:
+    """Give every lens a colour and symbol, and its estimators a dash each."""
+    looks = {}
+    variants: dict[str, list[str]] = {}
+    for method in METHODS:
+        variants.setdefault(method.split(",")[0], []).append(method)
+    for number, names in enumerate(variants.values()):
+        for dash, method in zip(_DASHES, names, strict=False):
+            looks[method] = {
+                "line": {"color": COLORS[number % len(COLORS)], "dash": dash},
+                "marker": {"symbol": "circle" if number < len(COLORS) else "diamond", "size": 7},
+            }
+    return looks
 
 
 def _product(size: Size) -> int:
