@@ -104,7 +104,8 @@ def draw(table: pd.DataFrame, *, seed: int = 0) -> go.Figure:
             "colorbar": {
                 "title": {"text": "share", "side": "top"},
                 "thickness": 12,
-                "len": 0.5,
+                "lenmode": "pixels",
+                "len": 160,
                 "y": 1,
                 "yanchor": "top",
             },

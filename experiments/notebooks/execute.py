@@ -47,6 +47,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         timeout=_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        extra_arguments=["--log-level=40"],
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env=_environment())

@@ -91,7 +91,21 @@ function drawWaterfall() {
   };
   const drawn = plotLayout(measure.unit);
   drawn.xaxis.tickangle = -45;
+  drawn.yaxis.range = rangeOfBars(bases, heights, written);
   Plotly.react(plot, [bars], { ...drawn, bargap: 0.25, hovermode: "x" }, plotSettings);
+}
+
+/** Return the bars' range, with room for the numbers above those that rise and below the others. */
+function rangeOfBars(bases, heights, written) {
+  const ends = heights.map((height, place) => bases[place] + height);
+  const low = Math.min(0, ...bases, ...ends);
+  const high = Math.max(0, ...bases, ...ends);
+  const room = 0.09 * (high - low) || 1;
+  const reached = ends.map((end, place) => {
+    if (written[place] === "") return end;
+    return heights[place] < 0 ? end - room : end + room;
+  });
+  return [Math.min(low, ...reached), Math.max(high, ...reached)];
 }
 
 function drawTrajectory() {
