@@ -109,6 +109,14 @@ def test_a_comparison_is_drawn_with_hover_and_without_network(page, tmp_path):
     assert page.locator(".heatmaplayer image").count() == 3
     assert page.locator(".scatterlayer .trace").count() == 3
     assert page.locator(".infolayer .colorbar, .infolayer [class^='cb']").count() >= 3
+    # The bars of three scales stand beside the maps, and take nothing of their width.
+    layout = figure.layout
+    columns = [page.locator(f".{name} .nsewdrag").first.bounding_box() for name in ("xy", "x2y2")]
+    drawn = columns[1]["x"] + columns[1]["width"] - columns[0]["x"]
+    assert drawn == pytest.approx(layout.width - layout.margin.l - layout.margin.r, abs=1)
+    legend = page.locator(".infolayer .legend").first.bounding_box()
+    axes = [label.bounding_box() for label in page.locator(".xtick text").all()]
+    assert legend["y"] >= max(label["y"] + label["height"] for label in axes) - 1
     text = hover_cell(page, 0, 2)
     assert "segment L1" in text
     assert f"{results[0].values[0, 2]:+.6f}" in text

@@ -115,6 +115,19 @@ def test_every_number_shows_on_hover(open_report):
     assert "tuned lens" in page.text_content("#trajectory .hoverlayer")
 
 
+def test_numbers_of_falling_steps_keep_clear_of_the_axis(open_report):
+    lens = make_lens("ig_lens", "prob")
+    falling = lens.values.copy()
+    falling[:, 0] = -lens.baseline
+    page = open_report([replace(lens, values=falling)])
+    boxes = [
+        [label.bounding_box() for label in page.locator(f"#waterfall {which}").all()]
+        for which in (".bartext", ".xtick text")
+    ]
+    assert len(boxes[0]) > 2
+    assert max(box["y"] + box["height"] for box in boxes[0]) <= min(box["y"] for box in boxes[1])
+
+
 def test_a_head_is_drawn_over_the_text(open_report):
     heads = make_heads()
     page = open_report([make_lens("ig_lens", "prob")], heads=heads)
