@@ -138,7 +138,7 @@ class LensComparison:
         self,
         path: str | Path,
         *,
-        others: Sequence[LensComparison] = (),
+        others: LensComparison | Sequence[LensComparison] = (),
         heads: LensResult | None = None,
         prompt: int = 0,
         notes: Sequence[str] = (),
@@ -147,24 +147,28 @@ class LensComparison:
 
         Args:
             path: Where the page goes; it ends in ".html".
-            others: Comparisons of the same targets in other values, so that the page can switch.
+            others: A comparison of the same targets in another value, or several, so that the page
+                can switch.
             heads: `components(…, by="head_source")` of the same targets, for the largest heads and
                 the tokens that they read.
             prompt: Which text of a batch.
             notes: What else a reader of the page must know, in sentences.
 
         Raises:
-            ValueError: For another ending, results of different targets, a text that is too long
-                for 6 MB, or a path that cannot be written.
+            ValueError: For another ending, results of different targets, a lens that measured a
+                value in two ways, a text that is too long for 6 MB, or a path that cannot be
+                written.
         """
-        return write_report(
-            [result for comparison in (self, *others) for result in comparison.results],
-            path,
-            heads=heads,
-            prompt=prompt,
-            skipped=self.skipped,
-            notes=notes,
-        )
+        comparisons = [self, *([others] if isinstance(others, LensComparison) else others)]
+        results = [result for comparison in comparisons for result in comparison.results]
+        shown = {result.lens for result in results}
+        skipped = {
+            lens: why
+            for comparison in comparisons
+            for lens, why in comparison.skipped.items()
+            if lens not in shown
+        }
+        return write_report(results, path, heads=heads, prompt=prompt, skipped=skipped, notes=notes)
 
     def to_json(self) -> str:
         """Return the text of the JSON file that `save` writes."""

@@ -124,7 +124,7 @@ def activation_patching(
         adapter, run, donor, "resid_pre", measure, layers=[0], positions=[last]
     )
     trace = collect_trace(adapter, [request], [], {"prepend_bos": prepend_bos})
-    options = {"direction": direction, "site": site, "value": bound.name}
+    options = {"direction": direction, "site": site, **bound.provenance()}
     return PatchingResult(
         site=site,
         direction=direction,

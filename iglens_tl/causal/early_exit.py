@@ -80,7 +80,7 @@ class EarlyExit(Lens):
                 "intervention": "early_exit",
                 "unit": "layer",
                 "scope": "all",
-                "value": self.value.name,
+                **self.value.provenance(),
             },
             notes=(_NOTE,),
         )

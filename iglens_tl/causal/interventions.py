@@ -90,7 +90,7 @@ class Intervention(Lens):
                 "intervention": self.intervention,
                 "unit": self.unit_name,
                 "scope": self.scope,
-                "value": self.value.name,
+                **self.value.provenance(),
                 "first_token": self.first_token,
                 "n_reference": len(self.reference) or None,
                 "n_draws": self.n_draws if self.reference else None,

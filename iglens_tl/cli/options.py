@@ -89,7 +89,16 @@ def check_outputs(out: Path | None, endings: tuple[str, ...], html: Path | None)
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--html {str(html)!r} must end in .html")
     for path in (out, html):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"the folder of {str(path)!r} does not exist; create it first")
-        if path is not None and path.is_dir():
-            raise ValueError(f"{str(path)!r} is a folder; give the name of a file")
+        if path is not None:
+            _check_place(path)
+
+
+def _check_place(path: Path) -> None:
+    try:
+        has_folder, is_folder = path.parent.is_dir(), path.is_dir()
+    except OSError as error:  # a name that is too long, for example
+        raise ValueError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    if not has_folder:
+        raise ValueError(f"the folder of {str(path)!r} does not exist; create it first")
+    if is_folder:
+        raise ValueError(f"{str(path)!r} is a folder; give the name of a file")

@@ -121,7 +121,7 @@ def assemble_levels(
         readings=readings,
         top_k=top_k,
         statistics=True,
-        options={"value": value.name, **options},
+        options={**value.provenance(), **options},
         notes=notes,
     )
 

@@ -215,7 +215,7 @@ class Components(Lens):
                 "by": self.split.by,
                 "path": self.split.path,
                 "baseline": self.split.baseline.name,
-                "value": self.value.name,
+                **self.value.provenance(),
                 "estimator": self.estimator.name,
                 "n_steps": self.estimator.n_steps,
                 "tolerance": self.estimator.tolerance,

@@ -291,7 +291,7 @@ class IGLens(Lens):
                 "path": self.path,
                 "layers": self.layers,
                 "baseline": self.baseline.name,
-                "value": self.value.name,
+                **self.value.provenance(),
                 "estimator": self.estimator.name,
                 "n_steps": self.estimator.n_steps,
                 "tolerance": self.estimator.tolerance,

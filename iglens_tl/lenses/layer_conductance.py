@@ -297,7 +297,7 @@ class LayerConductance(Lens):
             options={
                 "baseline": self.baseline.name,
                 "view": self.view,
-                "value": self.value.name,
+                **self.value.provenance(),
                 "n_steps": self.n_steps,
             },
             notes=(

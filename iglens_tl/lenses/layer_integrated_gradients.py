@@ -206,7 +206,7 @@ class LayerIntegratedGradients(Lens):
                 "layers": self.layers,
                 "baseline": self.baseline,
                 "view": self.view,
-                "value": self.value.name,
+                **self.value.provenance(),
                 "n_steps": self.n_steps,
             },
             notes=(

@@ -108,7 +108,7 @@ class OrderLens(Lens):
                 "path": self.path,
                 "layers": self.layers,
                 "baseline": self.baseline.name,
-                "value": self.value.name,
+                **self.value.provenance(),
                 **options,
             },
             notes=notes,

@@ -85,6 +85,10 @@ class Value(ABC):
         del id_of
         return self
 
+    def provenance(self) -> dict[str, Any]:
+        """Return the options that tell a result's value, as plain data."""
+        return {"value": self.name}
+
 
 class TokenValue(Value):
     """A function of the logits z of a few tokens and of the log-normaliser L.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -80,13 +80,16 @@ class Logit(TokenValue):
 class _NamedTokens(TokenValue):
     """A value of tokens that it names itself, whatever the targets are."""
 
+    # The tokens as they were given, which ids alone do not tell a reader.
+    _written: ClassVar[tuple[Any, ...] | None] = None
+
     def with_token_ids(self: _Named, id_of: Callable[[Token], int]) -> _Named:
         """Return the value with its tokens as ids.
 
         Raises:
             ValueError: If a token occurs twice.
         """
-        ids = {name: _ids(tokens, id_of) for name, tokens in vars(self).items()}
+        ids = {each.name: _ids(getattr(self, each.name), id_of) for each in fields(self)}
         bound = replace(self, **ids)
         every = bound.tokens or ()
         repeated = [token for index, token in enumerate(every) if token in every[:index]]
@@ -94,7 +97,14 @@ class _NamedTokens(TokenValue):
             raise ValueError(
                 f"{self} names token {repeated[0]} twice; give tokens that differ from one another"
             )
+        object.__setattr__(bound, "_written", self._written or self.tokens)
         return bound
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the name, and the tokens as they were given."""
+        named = self._written or self.tokens or ()
+        tokens = [token if isinstance(token, str) else int(token) for token in named]
+        return {"value": self.name, "value_tokens": tokens}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from iglens_tl.report.words import lens_label, lens_sentence, value_label
 from iglens_tl.results.data import LensData, Target, Text
 from iglens_tl.results.onset import onset_index
 
+CHOOSING = ("generate", "prepend_bos")
+"""Options that choose the targets, which are the same for all results of a page."""
+
 
 def report_content(
     results: Sequence[LensData],
@@ -27,8 +30,8 @@ def report_content(
     """Collect the numbers of one text as JSON can hold them.
 
     Args:
-        results: Results for the same targets. A lens may come once for every value; of equal lenses
-            with equal values the first is taken.
+        results: Results for the same targets. A lens may come once for every value; a lens that has
+            no choice of value may come again.
         heads: `components(…, by="head_source")` for the same targets.
         prompt: Which text of a batch.
         with_top: Whether the most probable tokens are kept.
@@ -38,8 +41,8 @@ def report_content(
         The content; arrays stand in "arrays" and are named by their number there.
 
     Raises:
-        ValueError: For no results, results of different targets, a prompt without targets, or heads
-            without sources.
+        ValueError: For no results, results of different targets, a lens that measured a value
+            twice, a prompt without targets, or heads without sources.
     """
     if not results:
         raise ValueError("there is no result to report; give at least one")
@@ -56,11 +59,11 @@ def report_content(
     pool, vocabulary = ArrayPool(), Vocabulary()
     text = first.texts[prompt]
     lenses: dict[str, dict[str, Any]] = {}
-    for data in results:
+    for data in distinct(results):
         lens = lenses.setdefault(data.lens, _lens(data))
         if lens["segments"] != list(data.segments):
             raise ValueError(f"the results of {data.lens} have different segments")
-        lens["measures"].setdefault(value_name(data), _measure(data, rows, pool))
+        lens["measures"][value_name(data)] = _measure(data, rows, pool)
         if data.ranks is not None:
             lens.setdefault("ranks", pool.add(data.ranks[rows]))
         if with_top and data.top is not None:
@@ -71,24 +74,56 @@ def report_content(
     return {
         "text": [vocabulary.add(*pair) for pair in zip(text.ids, text.tokens, strict=True)],
         "targets": [_target(first.targets[row], text, vocabulary) for row in rows],
-        "values": [{"name": name, "label": value_label(name)} for name in _values(results)],
+        "values": [{"name": name, "label": label} for name, label in _values(results).items()],
         "segments": merge_segments(results),
         "lenses": list(lenses.values()),
-        "heads": None if heads is None else heads_content(heads, rows, pool),
+        "heads": None if heads is None else _heads(heads, rows, pool),
         "tokens": vocabulary.entries,
         "arrays": pool.entries,
     }
 
 
+def distinct(results: Sequence[LensData]) -> list[LensData]:
+    """Return the results that a page shows: every lens once for each of its values.
+
+    Raises:
+        ValueError: For a lens that measured one value in two ways.
+    """
+    known: dict[tuple[str, str], LensData] = {}
+    for data in results:
+        first = known.setdefault((data.lens, value_name(data)), data)
+        if _how(first) != _how(data):
+            raise ValueError(
+                f"{data.lens} measured the {value_of(data)} twice, with {_how(first)} and "
+                f"{_how(data)}; write a page for each"
+            )
+    return list(known.values())
+
+
 def value_name(data: LensData) -> str:
-    """Return the name of a result's value; lenses that have no choice measure their unit."""
-    return str(data.provenance.options.get("value", data.unit))
+    """Return what tells a result's value; lenses that have no choice measure their unit."""
+    options = data.provenance.options
+    tokens = options.get("value_tokens")
+    name = str(options.get("value", data.unit))
+    return name if tokens is None else f"{name} {tokens}"
 
 
-def _values(results: Sequence[LensData]) -> list[str]:
+def value_of(data: LensData) -> str:
+    """Return what readers call the value of a result."""
+    options = data.provenance.options
+    return value_label(str(options.get("value", data.unit)), options.get("value_tokens", ()))
+
+
+def _how(data: LensData) -> dict[str, Any]:
+    """Return how a lens measured, but for how its targets were chosen."""
+    options = data.provenance.options
+    return {name: option for name, option in options.items() if name not in CHOOSING}
+
+
+def _values(results: Sequence[LensData]) -> dict[str, str]:
     """Return the values in the order asked for, then those of lenses that have no choice."""
     has_choice = [data for data in results if "value" in data.provenance.options]
-    return list(dict.fromkeys(value_name(data) for data in [*has_choice, *results]))
+    return {value_name(data): value_of(data) for data in [*has_choice, *results]}
 
 
 def _lens(data: LensData) -> dict[str, Any]:
@@ -114,6 +149,10 @@ def _measure(data: LensData, rows: list[int], pool: ArrayPool) -> dict[str, Any]
         "final": pool.add(data.final[rows]),
         "onsets": pool.add(onset_index(data)[rows]),
     }
+
+
+def _heads(data: LensData, rows: list[int], pool: ArrayPool) -> dict[str, Any]:
+    return {"value": value_name(data), "label": value_of(data), **heads_content(data, rows, pool)}
 
 
 def _top(

@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from iglens_tl.figures import plotly_basic_script
 from iglens_tl.figures.text import show_blanks
 from iglens_tl.files import write_atomically
-from iglens_tl.report.content import report_content, value_name
-from iglens_tl.report.words import lens_label, value_label
+from iglens_tl.report.content import CHOOSING, distinct, report_content, value_of
+from iglens_tl.report.words import lens_label
 from iglens_tl.results.data import LensData
 
 MAX_BYTES = 6_000_000
@@ -106,29 +106,46 @@ def _about(
 ) -> dict[str, Any]:
     """Return what the template says in words: the model, the versions, the options, the notes."""
     first = results[0].provenance
-    everything = [*results, *([] if heads is None else [heads])]
+    everything = [*distinct(results), *([] if heads is None else [heads])]
     shown = "".join(content["tokens"][token][2] for token in content["text"]).replace("␣", " ")
     created = first.created.replace("T", " ").replace("+00:00", " UTC")
     return {
         "title": show_blanks(_short_name(str(first.model.get("name", "unnamed model")))),
         "text": shown if len(shown) <= _MAX_TITLE else shown[: _MAX_TITLE - 1] + "…",
         "model": first.model,
+        "choice": {
+            "tokens": len(content["text"]),
+            "measured": len(content["targets"]),
+            **{name: first.options[name] for name in CHOOSING if name in first.options},
+        },
         "versions": first.versions,
         "checks": first.checks,
         "created": created,
         "options": [
-            (f"{lens_label(data.lens)}, {value_label(value_name(data))}", data.provenance.options)
+            (
+                f"{lens_label(data.lens)}, {value_of(data)}",
+                {k: v for k, v in data.provenance.options.items() if k not in CHOOSING},
+            )
             for data in everything
         ],
-        "notes": list(
-            dict.fromkeys(
-                [
-                    *(f"{lens_label(d.lens)}: {n}" for d in everything for n in d.provenance.notes),
-                    *notes,
-                ]
-            )
-        ),
+        "notes": list(dict.fromkeys([*_notes_of(everything), *notes])),
     }
+
+
+def _notes_of(results: Sequence[LensData]) -> list[str]:
+    """Return the notes of all results, with the value where they do not hold for all of a lens."""
+    measured: dict[str, dict[str, None]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
+    for data in results:
+        measured.setdefault(data.lens, {})[value_of(data)] = None
+        for note in dict.fromkeys(data.provenance.notes):
+            found.setdefault((data.lens, note), []).append(value_of(data))
+    return [
+        f"{lens_label(lens)}: {note}"
+        if len(values) == len(measured[lens])
+        else f"{lens_label(lens)}, {', '.join(values)}: {note}"
+        for (lens, note), values in found.items()
+    ]
 
 
 def _short_name(model: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from iglens_tl.figures.text import show_blanks
+
 _LENSES = {
     "ig_lens": (
         "IG-Lens",
@@ -54,6 +58,11 @@ def lens_sentence(lens: str, kind: str) -> str:
     return _LENSES[lens][1] if lens in _LENSES else _KINDS[kind]
 
 
-def value_label(value: str) -> str:
-    """Return what readers call a value."""
-    return _VALUES.get(value, value.replace("_", " "))
+def value_label(value: str, tokens: Sequence[str | int] = ()) -> str:
+    """Return what readers call a value, with the tokens that it names."""
+    label = _VALUES.get(value, value.replace("_", " "))
+    if not tokens:
+        return label
+    joint = " − " if value.endswith("_difference") else ", "
+    named = [show_blanks(token) if isinstance(token, str) else f"id {token}" for token in tokens]
+    return f"{label} {joint.join(named)}"

@@ -171,6 +171,9 @@ def test_a_path_that_cannot_be_written_leaves_nothing(run, tmp_path):
     outcome = run("--out", str(tmp_path / "folder.csv"))
     assert outcome.exit_code == 2
     assert "is a folder; give the name of a file" in outcome.stderr
+    outcome = run("--out", str(tmp_path / f"{'a' * 300}.csv"))
+    assert outcome.exit_code == 2
+    assert "cannot write" in outcome.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
 
 

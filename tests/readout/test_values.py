@@ -78,6 +78,16 @@ def test_values_are_what_their_names_say(logits):
         torch.testing.assert_close(found, expected[value.name], atol=1e-9, rtol=1e-7)
 
 
+def test_a_value_tells_the_tokens_that_it_names_as_they_were_given():
+    bound = LogitDifference(" a", 7).with_token_ids(lambda token: {" a": 3}.get(token, token))
+    assert (bound.a, bound.b) == (3, 7)
+    assert bound.provenance() == {"value": "logit_difference", "value_tokens": [" a", 7]}
+    again = bound.with_token_ids(lambda token: token)
+    assert again.provenance() == bound.provenance()
+    assert again == bound
+    assert VALUES["prob"].provenance() == {"value": "prob"}
+
+
 def test_the_value_in_the_module_docstring_is_right():
     doc = value_module.__doc__
     lines = doc[doc.index("    @dataclass") : doc.index("Values that need only")].splitlines()

@@ -12,6 +12,7 @@ from iglens_tl.results import Target
 from tests.support.browser import needs_chromium
 from tests.support.report_pages import (
     bars,
+    cell,
     choose,
     copied,
     hover_cell,
@@ -155,6 +156,12 @@ def test_tables_are_copied_as_csv(open_report):
     choose(page, "lens", "tuned_lens")
     choose(page, "show", "level")
     frame = copied(page, "map")
+    assert frame.loc[0, ["lens", "value", "unit", "shown"]].tolist() == [
+        "tuned_lens",
+        "prob",
+        "probability",
+        "level",
+    ]
     np.testing.assert_allclose(frame[list(results[2].segments)], results[2].levels, rtol=1e-6)
     frame = copied(page, "token")
     assert len(frame) == 10 * 4
@@ -164,15 +171,21 @@ def test_tables_are_copied_as_csv(open_report):
     assert own["rank"].astype(int).tolist() == results[6].ranks[0].tolist()
     frame = copied(page, "top")
     np.testing.assert_allclose(frame["prob"], results[2].top.probs[0].reshape(-1), rtol=1e-6)
+    assert set(frame["position"]) == {0}
     frame = copied(page, "heads")
-    assert len(frame) == 6, "of the first token's heads each reads one position"
+    assert len(frame) == 7, (
+        "the first token's heads read one position each, and so they do together"
+    )
+    assert set(frame["unit"]) == {"probability"}
+    alone = frame[frame["head"] != "all heads"]["credit"].astype(float)
+    assert alone.sum() == pytest.approx(float(frame["credit"][0]), abs=1e-6)
 
 
 def test_everything_is_reached_with_the_keyboard(open_report):
     results, heads = make_lenses(), make_heads()
     page = open_report(results, heads=heads)
     reached = []
-    for _ in range(16):
+    for _ in range(17):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
@@ -205,6 +218,7 @@ def test_everything_is_reached_with_the_keyboard(open_report):
         "has-tip",
         "copy heads",
         "head-row has-tip",
+        "token has-tip",
         "Options of each lens",
     ]
     assert page.locator("input[value=logit_lens]").is_checked()
@@ -233,6 +247,72 @@ def test_arrows_move_the_pin_the_head_and_the_segment(open_report):
     settle(page)
     assert page.evaluate("() => document.activeElement.textContent") == "L1"
     assert page.locator(".top-row.current button").text_content() == "L1"
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("() => document.activeElement.className").startswith("guess")
+    page.locator("#map").focus()
+    for key, token in (("Home", "␣Hanoi"), ("End", "␣the"), ("Alt+ArrowLeft", "␣the")):
+        page.evaluate("() => history.replaceState(null, '', '#')")
+        page.keyboard.press(key)
+        settle(page)
+        assert page.locator('#text button[aria-pressed="true"]').text_content() == token
+
+
+def test_the_tip_of_the_focus_goes_along_when_the_page_scrolls(open_report):
+    page = open_report(make_lenses(), heads=make_heads())
+    page.locator("#text button[tabindex='0']").focus()
+    page.keyboard.press("ArrowLeft")
+    settle(page)
+    before = page.locator("#tip").bounding_box()
+    page.evaluate("() => scrollBy(0, 60)")
+    settle(page)
+    after = page.locator("#tip").bounding_box()
+    assert after is not None and before["y"] - after["y"] == pytest.approx(60, abs=1)
+    described = page.evaluate("() => document.activeElement.getAttribute('aria-describedby')")
+    assert described == "tip"
+    page.locator("#text button.token").first.hover()
+    page.evaluate("() => scrollBy(0, 20)")
+    settle(page)
+    assert page.locator("#tip").is_hidden(), "the pointer's tip does not follow what it was about"
+
+
+def test_what_all_heads_read_ends_where_the_token_is_read(open_report):
+    page = open_report([make_lens("ig_lens", "prob")], heads=make_heads())
+    pin(page, 1)
+    page.locator('.head-row[data-head="all heads"]').hover()
+    assert page.locator("#tip bdi").all_text_contents() == ["<s>", "␣Hanoi"]
+
+
+def test_small_probabilities_have_digits_and_a_scale_of_their_own(open_report):
+    lens = make_lens("ig_lens", "prob")
+    small = {name: 1e-5 * getattr(lens, name) for name in ("values", "levels", "baseline", "final")}
+    page = open_report([replace(lens, **small)])
+    pin(page, 2)
+    written = page.locator("#waterfall .bartext").all_text_contents()
+    assert len(written) > 2 and all(any(digit in "123456789" for digit in text) for text in written)
+    top = page.evaluate("() => document.getElementById('trajectory').layout.yaxis.range[1]")
+    assert top < 2e-5
+
+
+def test_of_many_layers_the_chosen_one_stands_in_view(open_report):
+    page = open_report([make_lens("ig_lens", "prob", n_layers=30)])
+    page.set_viewport_size({"width": 1280, "height": 1400})
+    chosen = cell(page, 3, 2, (4, 31))
+    page.mouse.click(*chosen)
+    settle(page)
+    table = page.locator("#top").bounding_box()
+    row = page.locator(".top-row.current").bounding_box()
+    assert table["y"] <= row["y"] and row["y"] + row["height"] <= table["y"] + table["height"]
+    names = page.locator("#waterfall .xtick text").all_text_contents()
+    assert names[0] == "baseline" and names[-1] == "final"
+    assert len(names) < 20
+
+
+def test_a_lens_that_did_not_measure_the_value_is_named(open_report):
+    page = open_report(make_lenses())
+    absent = page.locator("#trajectory-absent")
+    assert absent.text_content() == "direct logit attribution: not of this value"
+    choose(page, "value", "logit")
+    assert absent.text_content() == ""
 
 
 def test_hostile_tokens_stay_text(open_report):
@@ -257,7 +337,7 @@ def test_candidates_for_one_position_stand_beside_the_text(open_report):
     assert page.locator("#text > span.token").count() == 3
     pin(page, 0)
     assert "id 8, read at position 2" in page.inner_text("#pinned")
-    assert page.inner_text("#heads") == "The heads were not measured for this page."
+    assert page.inner_text("#heads").startswith("The heads were not measured for this page")
 
 
 def test_a_lens_of_levels_alone_without_top_tokens_has_a_page(open_report):
@@ -302,4 +382,4 @@ def test_four_hundred_tokens_and_thirty_two_layers_are_drawn_and_switched(open_r
     choose(page, "value", "logit")
     choose(page, "show", "level")
     np.testing.assert_allclose(lines(page)["IG-Lens"], results[6].levels[390], atol=1e-5)
-    assert copied(page, "map").shape == (400, 3 + 33)
+    assert copied(page, "map").shape == (400, 7 + 33)

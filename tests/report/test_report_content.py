@@ -141,6 +141,23 @@ def test_details_can_be_left_out():
         assert lens["statistics"] == {}
 
 
+def test_values_of_different_tokens_stand_beside_each_other_under_their_tokens():
+    pairs = ([" Hanoi", " Paris"], [" Hanoi", 7])
+    results = [
+        _with_options(make_lens("a", "logit"), value="logit_difference", value_tokens=pair)
+        for pair in pairs
+    ]
+    content = report_content(results)
+    labels = [value["label"] for value in content["values"]]
+    assert labels == ["logit difference ␣Hanoi − ␣Paris", "logit difference ␣Hanoi − id 7"]
+    assert len(content["lenses"][0]["measures"]) == 2
+
+
+def _with_options(data, **options):
+    provenance = replace(data.provenance, options={**data.provenance.options, **options})
+    return replace(data, provenance=provenance)
+
+
 @pytest.mark.parametrize(
     ("results", "options", "message"),
     [
@@ -155,6 +172,11 @@ def test_details_can_be_left_out():
             [make_lens("a", "prob"), make_lens("a", "logit", n_layers=5)],
             {},
             "the results of a have different segments",
+        ),
+        (
+            [make_lens("a", "prob"), _with_options(make_lens("a", "prob"), estimator="gradient")],
+            {},
+            "a measured the probability twice, with .*gradient.*; write a page for each",
         ),
         (
             [make_lens("a", "prob")],

@@ -92,6 +92,16 @@ def test_the_page_says_what_made_it(tmp_path):
     ):
         assert part in text
     assert text.count("IG-Lens: a note") == 1
+    assert text.count('<th scope="row">generate</th>') == 1, "for all lenses in one place"
+
+
+def test_a_note_names_the_value_where_it_does_not_hold_for_all(tmp_path):
+    results = make_lenses()
+    own = replace(results[0].provenance, notes=("it misses 0.1",))
+    results[0] = replace(results[0], provenance=own)
+    text = write_report(results, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "IG-Lens, probability: it misses 0.1" in text
+    assert "IG-Lens, log-probability, logit: a note" in text
 
 
 def test_a_model_in_a_folder_is_called_by_the_folders_name(tmp_path):
@@ -142,6 +152,11 @@ def test_a_comparison_reports_itself_with_other_values_and_heads(toy, tmp_path):
     }
     assert data["heads"]["labels"][:2] == ["L0.H0", "L0.H1"]
     assert "Mind this." in path.read_text(encoding="utf-8")
+    why = {"jacobian_lens": "not fitted", "logit_lens": "not for this value"}
+    told = replace(other, skipped=why)
+    page_text = first.report(tmp_path / "told.html", others=told).read_text(encoding="utf-8")
+    assert "Jacobian lens is left out: not fitted" in page_text
+    assert "logit lens is left out" not in page_text, "it is there in another value"
     different = compare(toy, text, answer=" w9")
     with pytest.raises(ValueError, match="different texts or targets"):
         first.report(tmp_path / "other.html", others=[different])

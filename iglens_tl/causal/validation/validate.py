@@ -197,7 +197,7 @@ def validate(
         "lenses": {variant.name: dict(variant.options) for variant in variants},
         "interventions": list(effect_options),
         "scope": scope,
-        "value": of_value.name,
+        **of_value.provenance(),
         "generate": generate,
         "nulls": nulls,
         "n_draws": n_draws,

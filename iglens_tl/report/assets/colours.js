@@ -23,7 +23,10 @@ const channels = (colour) => colour.match(/[\d.]+/g).slice(0, 3).map(Number);
 
 /** Return the relative luminance of a colour, from 0 to 1. */
 function luminance(colour) {
-  const [red, green, blue] = colour.map((channel) => (channel / 255) ** 2.2);
+  const [red, green, blue] = colour.map((channel) => {
+    const share = channel / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }
 
@@ -37,7 +40,7 @@ function scale(stops) {
       Math.round(start + (place - left) * (ends[left + 1][channel] - start)),
     );
     // Black is read better than white above this luminance (WCAG 2).
-    return { paint: `rgb(${mixed.join(", ")})`, ink: luminance(mixed) > 0.18 ? "#0d1117" : "#ffffff" };
+    return { paint: `rgb(${mixed.join(", ")})`, ink: luminance(mixed) > 0.179 ? "#000000" : "#ffffff" };
   });
 }
 

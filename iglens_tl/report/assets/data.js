@@ -10,7 +10,7 @@ function array(place) {
     const { type, shape, data } = content.arrays[place];
     const characters = atob(data);
     const bytes = new Uint8Array(characters.length);
-    for (let place = 0; place < bytes.length; place += 1) bytes[place] = characters.charCodeAt(place);
+    for (let index = 0; index < bytes.length; index += 1) bytes[index] = characters.charCodeAt(index);
     decoded.set(place, { shape, numbers: new TYPES[type](bytes.buffer) });
   }
   return decoded.get(place);

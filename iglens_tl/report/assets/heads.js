@@ -19,19 +19,30 @@ function headsOf(target) {
   });
 }
 
-/** Return what all heads together read from each position. */
-const togetherOf = (target) =>
-  Array.from(part(content.heads.together, target), (credit, position) => ({ position, credit }));
+/** Return all heads together, with what they read from each position that they can read. */
+function allHeads(target) {
+  const read = part(content.heads.together, target).subarray(0, content.targets[target].position + 1);
+  const sources = Array.from(read, (credit, position) => ({ position, credit }));
+  return { label: "all heads", credit: sources.reduce((sum, { credit }) => sum + credit, 0), sources };
+}
+
+/** Return what of a head's credit its listed sources leave; 0 where it is but rounding. */
+function restOf(credit, sources) {
+  const rest = credit - sources.reduce((sum, source) => sum + source.credit, 0);
+  return Math.abs(rest) > 1e-6 * Math.abs(credit) ? rest : 0;
+}
 
 function drawHeads() {
   if (!content.heads) {
-    headsBox.replaceChildren(make("p", "hint", "The heads were not measured for this page."));
+    const why = "The heads were not measured for this page; how it was made may say why.";
+    headsBox.replaceChildren(make("p", "hint", why));
     document.querySelector('[data-copy="heads"]').hidden = true;
     return;
   }
+  const title = `Largest heads, and what they read: credit of ${content.heads.label}`;
+  document.getElementById("heads-title").textContent = title;
   const list = headsOf(state.target);
-  const together = { label: "all heads", credit: 0, sources: togetherOf(state.target) };
-  together.credit = together.sources.reduce((sum, { credit }) => sum + credit, 0);
+  const together = allHeads(state.target);
   const rows = [together, ...list];
   const chosen = rows.find(({ label }) => label === state.head) ?? together;
   const limit = Math.max(...list.map(({ credit }) => Math.abs(credit)), 1e-12);
@@ -50,14 +61,15 @@ function drawHeads() {
 function partsLine() {
   const { parts, unit } = content.heads;
   const sums = part(parts.sums, state.target);
+  const size = Math.max(...Array.from(sums, Math.abs));
   const line = make("p", "parts");
   parts.names.forEach((name, index) => {
     const item = make("span", "", `${name} `);
-    item.append(make("b", "", brief(sums[index])));
+    // What is left of parts that cancel exactly is rounding.
+    item.append(make("b", "", Math.abs(sums[index]) < 1e-6 * size ? "0" : number(sums[index])));
     addTip(item, () => [[`${name}, ${unit}`, signed(sums[index])]]);
     line.append(item);
   });
-  line.append(make("span", "", `credit in ${unit}`));
   return line;
 }
 
@@ -70,7 +82,8 @@ function headRow({ label, credit, sources }, limit, chosen) {
   row.dataset.head = label;
   const bar = make("span", "bar");
   const fill = make("i");
-  const size = Math.abs(credit) > limit ? 0 : (50 * Math.abs(credit)) / limit; // all heads have none
+  // The bars compare single heads; their sum has none.
+  const size = label === "all heads" ? 0 : (50 * Math.abs(credit)) / limit;
   fill.style.width = `${size}%`;
   fill.style.left = `${credit < 0 ? 50 - size : 50}%`;
   fill.style.background = credit < 0 ? theme.negative : theme.positive;
@@ -92,6 +105,9 @@ function headRow({ label, credit, sources }, limit, chosen) {
 /** Return the text up to the pinned token, shaded by what a head read from each token. */
 function sourcesText({ label, sources, credit }) {
   const view = make("div", "text");
+  view.setAttribute("role", "group");
+  view.setAttribute("aria-label", `Text as read by ${label}`);
+  moveFocusIn(view);
   const byPosition = new Map(sources.map((source) => [source.position, source.credit]));
   const limit = Math.max(...sources.map((source) => Math.abs(source.credit)), 1e-12);
   const end = content.targets[state.target].position;
@@ -104,6 +120,7 @@ function sourcesText({ label, sources, credit }) {
       chip.style.background = paint;
       chip.style.color = ink;
     }
+    chip.tabIndex = position ? -1 : 0;
     addTip(chip, () => [
       ...tokenHeading(token, `position ${position}`),
       read === undefined ? `among the small rest of ${label}` : [`read by ${label}`, signed(read)],
@@ -115,8 +132,8 @@ function sourcesText({ label, sources, credit }) {
   target.classList.add("token");
   target.style.borderColor = theme.accent;
   view.append("→ ", target);
-  const rest = credit - sources.reduce((sum, source) => sum + source.credit, 0);
-  if (Math.abs(rest) > 1e-6 * Math.abs(credit)) {
+  const rest = restOf(credit, sources);
+  if (rest) {
     view.append(make("span", "candidates", `all other tokens together: ${signed(rest)}`));
   }
   return view;
@@ -124,7 +141,7 @@ function sourcesText({ label, sources, credit }) {
 
 headsBox.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-  if (!step || !event.target.matches(".head-row")) return;
+  if (!step || !isPlainKey(event) || !event.target.matches(".head-row")) return;
   event.preventDefault();
   const rows = [...headsBox.querySelectorAll(".head-row")];
   update({ head: rows[clamp(rows.indexOf(event.target) + step, rows.length)].dataset.head });

@@ -33,7 +33,6 @@ function layOutMap() {
 const fontOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 
 function drawMap() {
-  if (!layout.rows) return;
   const lens = chosenLens();
   const measure = measureOf(lens, state.value);
   const { left, width, height, rows } = layout;
@@ -160,11 +159,11 @@ function drawLegend() {
 
 /** Return the cell at a place of the window, or null. */
 function cellAt(event) {
-  const box = scroller.getBoundingClientRect();
-  if (event.clientX - box.left < layout.left) return null;
-  const x = event.clientX - box.left - layout.left + scroller.scrollLeft;
+  const frame = scroller.getBoundingClientRect();
+  if (event.clientX - frame.left < layout.left) return null;
+  const x = event.clientX - frame.left - layout.left + scroller.scrollLeft;
   const target = Math.floor(x / layout.width);
-  const segment = layout.rows - 1 - Math.floor((event.clientY - box.top) / layout.height);
+  const segment = layout.rows - 1 - Math.floor((event.clientY - frame.top) / layout.height);
   return target < content.targets.length && segment >= 0 && segment < layout.rows
     ? { target, segment }
     : null;
@@ -182,8 +181,15 @@ scroller.addEventListener("click", (event) => cellAt(event) && update(cellAt(eve
 scroller.addEventListener("scroll", () => requestAnimationFrame(drawMap));
 
 mapBox.addEventListener("keydown", (event) => {
-  const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-  if (!(event.key in steps)) return;
+  const steps = {
+    ArrowLeft: [-1, 0],
+    ArrowRight: [1, 0],
+    ArrowUp: [0, 1],
+    ArrowDown: [0, -1],
+    Home: [-Infinity, 0],
+    End: [Infinity, 0],
+  };
+  if (!(event.key in steps) || !isPlainKey(event)) return;
   event.preventDefault();
   const [right, up] = steps[event.key];
   // The first key chooses the last segment.
@@ -200,15 +206,32 @@ function scrollToPinned() {
   if (x < 0 || x + width > room) scroller.scrollLeft += x - room / 2;
 }
 
-/** Show the numbers of the chosen cell beside it, and tell them to screen readers. */
+/** Bring the chosen cell into view, show its numbers and tell them to screen readers. */
 function showCell() {
-  const { left, width, height, rows } = layout;
   scrollToPinned();
-  const x = state.target * width;
-  const lines = cellLines(chosenLens(), state.value, state.target, state.segment);
-  const box = scroller.getBoundingClientRect();
-  const y = box.top + (rows - 0.5 - state.segment) * height;
-  showTip(lines, box.left + left + x - scroller.scrollLeft + width / 2, y);
+  const covered = document.getElementById("controls").getBoundingClientRect().bottom;
+  const { y } = middleOfCell();
+  const room = 2 * layout.height;
+  if (y < covered + room) scrollBy(0, y - covered - room);
+  if (y > innerHeight - room) scrollBy(0, y - innerHeight + room);
+  const lines = tipAtCell();
   const said = lines.filter((line) => Array.isArray(line) && typeof line[0] === "string");
   say(`${tokenOf(state.target)[2]}: ${said.map((line) => line.join(" ")).join(", ")}`);
+}
+
+/** Show the numbers of the chosen cell beside it and return them. */
+function tipAtCell() {
+  const { x, y } = middleOfCell();
+  const lines = cellLines(chosenLens(), state.value, state.target, state.segment);
+  showTip(lines, x, y, tipAtCell);
+  return lines;
+}
+
+function middleOfCell() {
+  const { left, width, height, rows } = layout;
+  const frame = scroller.getBoundingClientRect();
+  return {
+    x: frame.left + left + (state.target + 0.5) * width - scroller.scrollLeft,
+    y: frame.top + (rows - 0.5 - state.segment) * height,
+  };
 }

@@ -1,11 +1,14 @@
 // The pinned token's waterfall and its way through the layers, drawn by plotly.
 
 const DASHES = ["solid", "dash", "dot", "dashdot"];
-const plotSettings = {
+
+/** Return settings of a plot whose picture gets a name that tells what it shows. */
+const plotSettings = (name) => ({
   displaylogo: false,
   responsive: true,
   modeBarButtons: [["toImage"]],
-};
+  toImageButtonOptions: { filename: [name, state.lens, state.target].join("-") },
+});
 
 function plotLayout(unit) {
   const axis = {
@@ -27,7 +30,13 @@ function plotLayout(unit) {
       namelength: -1,
     },
     xaxis: { ...axis, type: "category", showgrid: false, nticks: 18 },
-    yaxis: { ...axis, title: { text: unit }, zeroline: true },
+    yaxis: {
+      ...axis,
+      title: { text: unit, standoff: 8 },
+      zeroline: true,
+      exponentformat: "e",
+      automargin: true,
+    },
     showlegend: false,
   };
 }
@@ -45,8 +54,10 @@ function drawWaterfall() {
   if (!lens) {
     title.textContent = `No lens adds up to the ${valueLabel(state.value)}`;
     Plotly.purge(plot);
+    plot.hidden = true;
     return;
   }
+  plot.hidden = false;
   const measure = measureOf(lens, state.value);
   const credits = Array.from(changesOf(lens, state.value, state.target));
   const start = numberOf(measure.baseline, state.target);
@@ -66,9 +77,14 @@ function drawWaterfall() {
     isTotal(place) ? theme.total : height < 0 ? theme.negative : theme.positive,
   );
   const labels = heights.map((height, place) => (isTotal(place) ? number(height) : signed(height)));
-  // Steps too small to be seen have no number above them.
-  const isSeen = (place) => isTotal(place) || Math.abs(heights[place]) >= 0.0005;
-  const written = heights.map((height, place) => (isSeen(place) ? brief(height) : ""));
+  const size = Math.max(...heights.map(Math.abs), ...bases.map(Math.abs));
+  const room = plot.clientWidth / names.length / 6.5;
+  // Steps too small to be seen have no number, and no number is wider than its bar's place.
+  const written = heights.map((height, place) => {
+    const text = brief(height, size);
+    const isSeen = Math.abs(height) >= 0.0005 * size && text.length <= room;
+    return isTotal(place) || isSeen ? text : "";
+  });
   const marked = lens === chosenLens() ? state.segment : null;
   const edges = names.map((_, place) => (place - 1 === marked ? 2 : 0));
   title.textContent = `${lens.label}: from the baseline to the final ${valueLabel(state.value)}`;
@@ -78,7 +94,7 @@ function drawWaterfall() {
     y: heights,
     base: bases,
     marker: { color: paints, line: { width: edges, color: theme.accent } },
-    text: names.length > 15 ? undefined : written,
+    text: written,
     textposition: "outside",
     textfont: { size: 11 },
     constraintext: "none",
@@ -91,8 +107,15 @@ function drawWaterfall() {
   };
   const drawn = plotLayout(measure.unit);
   drawn.xaxis.tickangle = -45;
+  drawn.xaxis.tickvals = names.filter((_, place) => isNamed(place, names.length));
   drawn.yaxis.range = rangeOfBars(bases, heights, written);
-  Plotly.react(plot, [bars], { ...drawn, bargap: 0.25, hovermode: "x" }, plotSettings);
+  Plotly.react(plot, [bars], { ...drawn, bargap: 0.25, hovermode: "x" }, plotSettings("waterfall"));
+}
+
+/** Return whether a bar has its name below it: the first, the last, and as many as fit between. */
+function isNamed(place, count) {
+  const step = Math.ceil(count / 18);
+  return place === count - 1 || (place % step === 0 && place < count - step);
 }
 
 /** Return the bars' range, with room for the numbers above those that rise and below the others. */
@@ -129,11 +152,17 @@ function drawTrajectory() {
       hovertemplate: "%{y:.6g}",
     };
   });
+  const absent = content.lenses.filter((lens) => !lenses.includes(lens)).map(({ label }) => label);
+  document.getElementById("trajectory-absent").textContent = absent.length
+    ? `${absent.join(", ")}: not of this value`
+    : "";
   const unit = measureOf(lenses[0], state.value).unit;
   const drawn = plotLayout(unit);
   drawn.xaxis.categoryorder = "array";
   drawn.xaxis.categoryarray = content.segments;
-  if (unit === "probability") drawn.yaxis.range = [-0.03, 1.03];
+  const highest = Math.max(...lines.flatMap(({ y }) => y));
+  // Small probabilities are drawn to their own scale.
+  if (unit === "probability" && highest > 0.1) drawn.yaxis.range = [-0.03, 1.03];
   const segment = state.segment === null ? null : chosenLens().segments[state.segment];
   const mark = {
     type: "line",
@@ -155,6 +184,6 @@ function drawTrajectory() {
       margin: { ...drawn.margin, t: 34, b: 48 },
       shapes: segment === null ? [] : [mark],
     },
-    plotSettings,
+    plotSettings("levels"),
   );
 }

@@ -22,6 +22,7 @@ const VIEWS = [
   [drawLegend, ["lens", "value", "show", "theme", "size"]],
   [drawText, ["lens", "value", "theme"]],
   [markPinned, ["target"]],
+  [markHovered, ["hovered"]],
   [scrollToPinned, ["target", "size"]],
   [drawPinned, ["target", "lens", "value"]],
   [drawTop, ["target", "lens", "value", "segment", "theme"], "later"],
@@ -105,7 +106,10 @@ function drawControls() {
   const lens = chosenLens();
   for (const input of document.querySelectorAll(".choice input")) {
     input.checked = input.value === state[input.name];
-    if (input.name === "value") input.disabled = !(input.value in lens.measures);
+    if (input.name === "value") {
+      input.disabled = !(input.value in lens.measures);
+      input.parentNode.title = input.disabled ? `${lens.label} did not measure it` : "";
+    }
     if (input.name === "show" && input.value === "credit") {
       input.nextSibling.textContent = KINDS[lens.kind];
     }

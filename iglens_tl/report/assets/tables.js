@@ -23,7 +23,8 @@ function drawTop() {
   table.replaceChildren(head, ...rows);
   const reached = (table.querySelector(".current") ?? rows[0]).querySelector("button");
   reached.tabIndex = 0;
-  if (hadFocus) reached.focus();
+  if (hadFocus) reached.focus({ preventScroll: true });
+  if (table.querySelector(".current")) scrollInside(table, reached, head.offsetHeight);
 }
 
 function topRow(lens, label, segment) {
@@ -38,6 +39,7 @@ function topRow(lens, label, segment) {
   addTip(button, () => cellLines(lens, value, state.target, segment));
   const rank = lens.ranks === undefined ? "" : `${part(lens.ranks, state.target)[segment]}`;
   row.append(button, make("span", "rank", rank));
+  moveFocusIn(row);
   for (const { token, prob } of topOf(lens, state.target, segment)) {
     const { paint, ink } = pale(prob, 0, 1);
     const guess = make("span", "guess");
@@ -45,6 +47,7 @@ function topRow(lens, label, segment) {
     guess.style.color = ink;
     guess.classList.toggle("target", token === content.targets[state.target].token);
     guess.append(tokenElement(token), make("small", "", prob.toFixed(2).replace(/^0/, "")));
+    guess.tabIndex = -1;
     addTip(guess, () => [...tokenHeading(token, `after ${label}`), ["probability", number(prob)]]);
     row.append(guess);
   }
@@ -53,7 +56,7 @@ function topRow(lens, label, segment) {
 
 document.getElementById("top").addEventListener("keydown", (event) => {
   const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-  if (!step) return;
+  if (!step || !isPlainKey(event)) return;
   event.preventDefault();
   const count = chosenLens().segments.length;
   update({ segment: clamp((state.segment ?? count) + step, count) });
@@ -71,11 +74,14 @@ const TARGET_COLUMNS = ["position", "token_id", "token"];
 const copies = {
   map() {
     const lens = chosenLens();
+    const { unit } = measureOf(lens, state.value);
+    const shown = state.show === "level" ? "level" : KINDS[lens.kind];
     const rows = content.targets.map((_, target) => [
       ...targetCells(target),
+      ...[lens.name, state.value, unit, shown],
       ...shownOf(lens, state.value, state.show, target),
     ]);
-    return [[...TARGET_COLUMNS, ...lens.segments], ...rows];
+    return [[...TARGET_COLUMNS, "lens", "value", "unit", "shown", ...lens.segments], ...rows];
   },
   token() {
     const rows = [[...TARGET_COLUMNS, "lens", "value", "unit", "segment", "change", "level", "rank"]];
@@ -94,24 +100,31 @@ const copies = {
   },
   top() {
     const lens = lensWithTop(chosenLens());
-    const rows = [["lens", "segment", "place", "token_id", "token", "prob"]];
+    const rows = [[...TARGET_COLUMNS, "lens", "segment", "place", "top_token_id", "top_token", "prob"]];
     if (!lens) return rows;
     lens.segments.forEach((segment, index) => {
       topOf(lens, state.target, index).forEach(({ token, prob }, place) => {
         const [id, string] = content.tokens[token];
-        rows.push([lens.name, segment, place + 1, id, string, prob]);
+        const cells = [lens.name, segment, place + 1, id, string, prob];
+        rows.push([...targetCells(state.target), ...cells]);
       });
     });
     return rows;
   },
   heads() {
-    const rows = [["head", "credit", "source", "source_token_id", "source_token", "source_credit"]];
+    const columns = ["value", "unit", "head", "credit", "source"];
+    columns.push("source_token_id", "source_token", "source_credit");
+    const rows = [[...TARGET_COLUMNS, ...columns]];
     if (!content.heads) return rows;
-    for (const head of headsOf(state.target)) {
-      for (const { position, credit } of head.sources) {
-        const [id, token] = content.tokens[content.text[position]];
-        rows.push([head.label, head.credit, position, id, token, credit]);
+    const { value, unit } = content.heads;
+    for (const { label, credit, sources } of [allHeads(state.target), ...headsOf(state.target)]) {
+      const start = [...targetCells(state.target), value, unit, label, credit];
+      for (const source of sources) {
+        const [id, token] = content.tokens[content.text[source.position]];
+        rows.push([...start, source.position, id, token, source.credit]);
       }
+      const rest = restOf(credit, sources);
+      if (rest) rows.push([...start, "", "", "all other tokens", rest]);
     }
     return rows;
   },

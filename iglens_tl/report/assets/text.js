@@ -72,17 +72,22 @@ function markPinned() {
   });
 }
 
-/** Scroll a box, and only the box, so that an element in it is seen. */
-function scrollInside(box, element) {
+/** Mark the token whose column the pointer is on. */
+function markHovered() {
+  chips.forEach((chip, target) => chip.classList.toggle("hovered", target === state.hovered));
+}
+
+/** Scroll a box, and only the box, so that an element in it is seen below the box's head. */
+function scrollInside(box, element, head = 0) {
   const { top, bottom } = element.getBoundingClientRect();
   const frame = box.getBoundingClientRect();
-  if (top < frame.top) box.scrollTop -= frame.top - top + 4;
+  if (top < frame.top + head) box.scrollTop -= frame.top + head - top + 4;
   if (bottom > frame.bottom) box.scrollTop += bottom - frame.bottom + 4;
 }
 
 textBox.addEventListener("keydown", (event) => {
   const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
-  if (!(event.key in steps)) return;
+  if (!(event.key in steps) || !isPlainKey(event)) return;
   event.preventDefault();
   update({ target: clamp(state.target + steps[event.key], content.targets.length) });
 });

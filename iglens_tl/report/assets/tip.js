@@ -1,6 +1,6 @@
 // One box beside the pointer or the focus, with every number of what is there.
 
-const box = document.getElementById("tip");
+const tip = document.getElementById("tip");
 const describe = new WeakMap();
 
 /** Show lines, made when they are needed, while the pointer or the focus is on an element. */
@@ -9,9 +9,16 @@ function addTip(element, lines) {
   element.classList.add("has-tip");
 }
 
+/** Return whether a key is pressed by itself, and not for the browser. */
+const isPlainKey = (event) => !event.altKey && !event.ctrlKey && !event.metaKey;
+
+// What happens to the box when something scrolls: the pointer's goes, the focus's goes along.
+let whenScrolled = hideTip;
+
 /** Show lines: a heading as text, a pair as label and number, a pair with a token as its row. */
-function showTip(lines, x, y) {
-  box.replaceChildren(
+function showTip(lines, x, y, onScroll = hideTip) {
+  whenScrolled = onScroll;
+  tip.replaceChildren(
     ...lines.flatMap((line) => {
       if (typeof line === "string") return [make("em", "", line)];
       if (!Array.isArray(line)) return [line];
@@ -19,30 +26,49 @@ function showTip(lines, x, y) {
       return [label instanceof Node ? label : make("span", "", label), make("span", "mono", value)];
     }),
   );
-  box.hidden = false;
-  const { width, height } = box.getBoundingClientRect();
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
   const left = x + 16 + width > innerWidth ? x - 16 - width : x + 16;
   const top = y + 16 + height > innerHeight ? y - 16 - height : y + 16;
-  box.style.left = `${Math.max(4, left)}px`;
-  box.style.top = `${Math.max(4, top)}px`;
+  tip.style.left = `${Math.max(4, left)}px`;
+  tip.style.top = `${Math.max(4, top)}px`;
 }
 
-const hideTip = () => {
-  box.hidden = true;
-};
+function hideTip() {
+  tip.hidden = true;
+  whenScrolled = hideTip;
+}
 
-function tipOf(event) {
+function tipAtPointer(event) {
   const element = event.target instanceof Element && event.target.closest(".has-tip");
-  if (!element) return;
-  const { left, bottom } = element.getBoundingClientRect();
-  const isMouse = event.type === "mouseover";
-  showTip(describe.get(element)(), isMouse ? event.clientX : left, isMouse ? event.clientY : bottom - 12);
+  if (element) showTip(describe.get(element)(), event.clientX, event.clientY);
 }
 
-document.addEventListener("mouseover", tipOf);
-document.addEventListener("focusin", (event) => event.target.matches(":focus-visible") && tipOf(event));
-for (const type of ["mouseout", "focusout", "scroll"]) document.addEventListener(type, hideTip, true);
+/** Show the tip of what has the focus, where it stands now; screen readers read it, too. */
+function tipAtFocus() {
+  const element = document.activeElement;
+  if (!describe.has(element) || !element.matches(":focus-visible")) return;
+  element.setAttribute("aria-describedby", "tip");
+  const { left, bottom } = element.getBoundingClientRect();
+  showTip(describe.get(element)(), left, bottom - 12, tipAtFocus);
+}
+
+document.addEventListener("mouseover", tipAtPointer);
+document.addEventListener("focusin", tipAtFocus);
+for (const type of ["mouseout", "focusout"]) document.addEventListener(type, hideTip);
 document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
+document.addEventListener("scroll", () => whenScrolled(), true);
+
+/** Let the left and right arrow keys move the focus among what has a tip inside a box. */
+function moveFocusIn(box) {
+  box.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || !isPlainKey(event)) return;
+    event.preventDefault();
+    const places = [...box.querySelectorAll(".has-tip")];
+    places[clamp(places.indexOf(document.activeElement) + step, places.length)].focus();
+  });
+}
 
 /** Return the heading of a tip: a token, its id and where it is read. */
 function tokenHeading(token, place) {

@@ -8,18 +8,20 @@ function number(value) {
   const size = Math.abs(value);
   if (size === 0) return "0";
   const isPlain = size >= 0.0001 && size < 100000;
-  const digits = size < 1 ? 5 : size < 100 ? 4 : 2;
-  return (isPlain ? value.toFixed(digits) : value.toExponential(2)).replaceAll("-", "−");
+  if (!isPlain) return withMinus(value.toExponential(3));
+  return withMinus(size < 0.01 ? value.toPrecision(4) : value.toFixed(size < 1 ? 5 : size < 100 ? 4 : 2));
 }
 
-/** Return a number with three decimals, where there is no room for more. */
-function brief(value) {
-  const size = Math.abs(value);
-  return (size < 0.0005 ? 0 : value).toFixed(size < 100 ? 3 : 1).replace("-", "−");
+const withMinus = (text) => text.replaceAll("-", "−");
+
+/** Return a number with as many digits as numbers up to a size need beside one another. */
+function brief(value, size) {
+  const decimals = 3 - Math.ceil(Math.log10(size || 1));
+  if (decimals > 5) return withMinus(value.toExponential(1));
+  return withMinus(value.toFixed(Math.max(0, decimals)));
 }
 
 const signed = (value) => (value > 0 ? `+${number(value)}` : number(value));
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 /** Return a token's element, its leading blank pale. */
 function tokenElement(token, kind = "bdi") {
