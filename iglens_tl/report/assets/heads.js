@@ -1,6 +1,7 @@
 // The heads of largest credit, and the tokens that they read it from, drawn over the text.
 
 const headsBox = document.getElementById("heads");
+const ALL_HEADS = "all heads";
 
 /** Return the largest heads of a target, each with its largest sources. */
 function headsOf(target) {
@@ -23,7 +24,7 @@ function headsOf(target) {
 function allHeads(target) {
   const read = part(content.heads.together, target).subarray(0, content.targets[target].position + 1);
   const sources = Array.from(read, (credit, position) => ({ position, credit }));
-  return { label: "all heads", credit: sources.reduce((sum, { credit }) => sum + credit, 0), sources };
+  return { label: ALL_HEADS, credit: sources.reduce((sum, { credit }) => sum + credit, 0), sources };
 }
 
 /** Return what of a head's credit its listed sources leave; 0 where it is but rounding. */
@@ -83,7 +84,7 @@ function headRow({ label, credit, sources }, limit, chosen) {
   const bar = make("span", "bar");
   const fill = make("i");
   // The bars compare single heads; their sum has none.
-  const size = label === "all heads" ? 0 : (50 * Math.abs(credit)) / limit;
+  const size = label === ALL_HEADS ? 0 : (50 * Math.abs(credit)) / limit;
   fill.style.width = `${size}%`;
   fill.style.left = `${credit < 0 ? 50 - size : 50}%`;
   fill.style.background = credit < 0 ? theme.negative : theme.positive;

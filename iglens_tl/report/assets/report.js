@@ -9,7 +9,7 @@ const state = {
   lens: content.lenses[0].name,
   value: content.values[0].name,
   show: "credit",
-  head: "all heads",
+  head: ALL_HEADS,
 };
 const chosenLens = () => lensNamed(state.lens);
 
