@@ -113,13 +113,12 @@ def png_size(picture: str) -> tuple[int, int]:
     start, names = len(_SIGNATURE), []
     while start < len(content):
         (length,) = struct.unpack_from(">I", content, start)
-        chunk = content[start + 4 : start + 8 + length]
-        if content[start + 8 + length : start + 12 + length] != struct.pack(
-            ">I", zlib.crc32(chunk)
-        ):
+        end = start + 8 + length
+        chunk, checksum = content[start + 4 : end], content[end : end + 4]
+        if checksum != struct.pack(">I", zlib.crc32(chunk)):
             raise ValueError("the PNG picture is damaged")
         names.append(chunk[:4])
-        start += 12 + length
+        start = end + 4
     if names[0] != b"IHDR" or names[-1] != b"IEND" or b"IDAT" not in names:
         raise ValueError("the PNG picture is not whole")
     width, height = struct.unpack_from(">II", content, len(_SIGNATURE) + 8)
