@@ -6,7 +6,9 @@ capital of Vietnam, so" one hop of the same composition, in the same words, is l
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 
 import numpy as np
@@ -22,6 +24,7 @@ _GROUP = "new composition, given"
 _JOINT = ", so "
 _DRAWS = 6_000
 _LARGEST = 500
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,23 @@ def draw_pairs(adapter: ModelAdapter, number: int, *, seed: int) -> list[Pair]:
         if example.group == _GROUP
     ]
     rng.shuffle(pairs)
-    single = [pair for pair in pairs if _is_single_token(adapter, pair)]
-    if not single:
-        return []
-    answers = [pair.answer for pair in single]
-    finals = [
-        logit_lens(adapter, [getattr(pair, form) for pair in single], answer=answers, top_k=0).final
-        for form in ("bare", "given")
-    ]
-    probable = np.minimum(*finals) > SMALLEST_P
-    return [pair for pair, is_probable in zip(single, probable, strict=True) if is_probable][
-        :number
-    ]
+    return list(islice(_answered(adapter, pairs), number))
+
+
+def _answered(adapter: ModelAdapter, pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """Yield the pairs whose answer is probable in both forms, asking about some at a time."""
+    for start in range(0, len(pairs), _BATCH):
+        single = [p for p in pairs[start : start + _BATCH] if _is_single_token(adapter, p)]
+        if not single:
+            continue
+        answers = [pair.answer for pair in single]
+        bare, given = (
+            logit_lens(adapter, prompts, answer=answers, top_k=0).final
+            for prompts in ([p.bare for p in single], [p.given for p in single])
+        )
+        for pair, p in zip(single, np.minimum(bare, given), strict=True):
+            if p > SMALLEST_P:
+                yield pair
 
 
 def _without_first_hop(given: str) -> str:
