@@ -198,6 +198,7 @@ def _add_scores(figure: go.Figure, scores: pd.DataFrame, row: int) -> None:
             y=of_score["depth"],
             name=f"depth score: {name}",
             legendgroup=f"score {name}",
+            offsetgroup=str(name),
             showlegend=row == min(_SCORE_ROWS.values()),
             marker={"color": color, "size": 3},
             line={"width": 1.2},
@@ -226,8 +227,10 @@ def _finding(tables: Mapping[str, pd.DataFrame], n_layers: int) -> str:
             for row in rows.to_dict("records")
         )
         said.append(f"two hops minus {control}: {numbers}")
+    intervals = "; [ ]: 95 % bootstrap intervals" if len(differences) else ""
     said.append(
         "lines: mean over positions; areas: from the 10 % to the 90 % quantile; dotted: maximum"
+        + intervals
     )
     return "\n".join(said)
 

@@ -191,7 +191,8 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
     asked = "".join(tokens[-8:])
     finding = (
         f"{show_blanks(asked)} → {show_blanks(first.token)}: the {len(names)} largest heads; "
-        f"{int(own['differs'].sum())} of {len(own)} cells have opposite signs (×)"
+        f"{int(own['differs'].sum())} of {len(own)} cells have opposite signs "
+        f"(×; both above {SHARE:.0%} of the largest)"
     )
     title = "Which heads and tokens does the answer come from: probability or logit?"
     finish(figure, title, finding, width=1100, height=300 + 26 * len(names))

@@ -15,11 +15,12 @@ import numpy as np
 
 from experiments.causal.items import SMALLEST_P
 from experiments.demo_model.examples import held_out_examples
-from experiments.demo_model.families import two_hop
+from experiments.demo_model.families import FAMILIES
 from iglens_tl import logit_lens
 from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import build_requests
 
+_FAMILY = "two_hop"
 _GROUP = "new composition, given"
 _JOINT = ", so "
 _DRAWS = 6_000
@@ -53,7 +54,7 @@ def draw_pairs(adapter: ModelAdapter, number: int, *, seed: int) -> list[Pair]:
         seed: Seed of the draws.
     """
     rng = Random(f"pairs {seed}")
-    drawn = held_out_examples(two_hop, rng, per_group=_LARGEST, draws=_DRAWS)
+    drawn = held_out_examples(FAMILIES[_FAMILY], rng, per_group=_LARGEST, draws=_DRAWS)
     pairs = [
         Pair(_without_first_hop(example.prompt), example.prompt, example.answer)
         for example in drawn
