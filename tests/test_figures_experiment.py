@@ -4,27 +4,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from experiments.figures import answer_map, completeness, costs, depth, heads, lenses, onsets
+from experiments.figures import answer_map, completeness, costs, heads, lenses, onsets
 from experiments.figures import reference as reference_figure
+from experiments.figures import setting as setting_module
 from experiments.figures.cost_runs import METHODS, Size, measure
-from experiments.figures.depth_runs import (
-    contributions,
-    depth_score,
-    later_effects,
-    overlap_of_top,
-    skip_effects,
-)
 from experiments.figures.registry import FIGURES
-from experiments.figures.setting import FIRST_HOP_GIVEN, GIVEN, Setting
+from experiments.figures.setting import (
+    FIRST_HOP_GIVEN,
+    GIVEN,
+    ONE_HOP,
+    TWO_HOPS,
+    Drawn,
+    Setting,
+)
 from experiments.figures.show import main
-from iglens_tl import direct_logit_attribution, layer_effects, logit_lens
+from experiments.figures.two_hop_pairs import draw_pairs
+from iglens_tl import components, direct_logit_attribution, ig_lens
 from iglens_tl.cli.validate import PromptLine
-from iglens_tl.models import adapt, capture
-from iglens_tl.prompts import build_requests
+from iglens_tl.models import adapt
+from iglens_tl.results.onset import onset_index
 
 LINES = (
     PromptLine(1, "The capital of Vietnam is", " Hanoi"),
@@ -60,6 +64,26 @@ def test_delta_is_complete_and_the_midpoint_rule_comes_close_with_its_steps(sett
     assert len(completeness.draw(table).data) == 2 * 2 * len(completeness.ESTIMATORS)
 
 
+def test_the_prompts_of_the_experiment_are_answered(adapter):
+    group = Setting(adapter=adapter).prompts
+    finals = ig_lens(adapter, group.prompts, **group.choice, top_k=0).final
+    assert len(finals) == 10
+    assert (finals > 0.9).sum() == 9
+
+
+@pytest.mark.filterwarnings("ignore::iglens_tl.lenses.estimators.CompletenessWarning")
+@pytest.mark.parametrize("baseline", completeness.BASELINES)
+def test_completeness_errors_are_those_of_the_results(setting, baseline):
+    table = completeness.measure(setting, steps=(4,))
+    found = table[(table["baseline"] == baseline) & (table["estimator"] == "riemann")]
+    group = setting.prompts
+    options = {"baseline": baseline, "estimator": "riemann", "n_steps": 4}
+    result = ig_lens(setting.adapter, group.prompts, **group.choice, **options)
+    missed = result.values.sum(1) - (result.final - result.baseline)
+    assert found["error"].to_numpy() == pytest.approx(abs(missed), abs=1e-9)
+    assert found["error"].max() > 1e-5
+
+
 def test_the_answer_map_holds_the_onsets_of_the_result(adapter):
     setting = Setting(adapter=adapter)
     assert setting.question == [{"role": "user", "content": "What is the capital of Vietnam?"}]
@@ -70,7 +94,15 @@ def test_the_answer_map_holds_the_onsets_of_the_result(adapter):
     total = table["value"].abs().groupby(table["position"]).transform("sum")
     expected = table[half >= total / 2].groupby("position")["segment"].first()
     assert table.groupby("position")["onset, mass"].first().equals(expected.rename("onset, mass"))
-    assert len(drawn.figures["answer_map"].data) == 1 + len(answer_map.RULES)
+    figure = drawn.figures["answer_map"]
+    assert figure.layout.coloraxis.colorbar.title.text == "probability credit"
+    result = ig_lens(adapter, setting.question, generate=answer_map.ANSWER_LENGTH)
+    for marks, rule in zip(figure.data[1:], answer_map.RULES, strict=True):
+        onset = onset_index(result, rule=rule)
+        assert list(marks.y) == onset.tolist()
+        assert np.round(marks.x).tolist() == list(range(len(onset)))
+        of_rule = table.groupby("position", sort=False)[f"onset, {rule}"].first()
+        assert of_rule.tolist() == [result.segments[segment] for segment in onset]
 
 
 def test_the_question_is_the_users_first_one(adapter, toy_setting):
@@ -89,15 +121,101 @@ def test_levels_and_credits_are_those_of_the_same_layers(setting):
     assert set(drawn.figures) == {"lenses", "level_and_credit"}
 
 
-def test_onsets_of_drawn_items_tell_hard_from_easy(adapter):
+def test_the_level_and_credit_of_a_layer_are_told_apart():
+    table = pd.DataFrame({"level": [0.95, 0.99, 0.5, 0.97], "credit": [0.4, 0.01, 0.0, -0.04]})
+    table = table.assign(layer=[0, 1, 2, 3], token="a", segment="L0")
+    subtitle = lenses.draw_level_and_credit(table).layout.title.subtitle.text
+    assert "of the 3 of 4 layers" in subtitle
+    assert "67% have a credit below 0.05" in subtitle
+
+
+def test_a_lens_that_does_not_apply_is_named_and_the_others_keep_their_colours(
+    setting, toy_setting
+):
+    whole, partial = (lenses.lenses(each).figures["lenses"] for each in (setting, toy_setting))
+    assert "left out" not in whole.layout.title.subtitle.text
+    assert "left out: tuned_lens (no tuned lens is known" in partial.layout.title.subtitle.text
+    colors = [
+        {line.name: line.line.color for line in figure.select_traces({"type": "scatter"})}
+        for figure in (whole, partial)
+    ]
+    assert set(colors[0]) - set(colors[1]) == {"tuned_lens"}
+    assert colors[1].items() <= colors[0].items()
+
+
+def test_drawn_pairs_are_the_same_question_with_and_without_its_first_hop(adapter):
+    pairs = draw_pairs(adapter, 20, seed=0)
+    assert len({pair.bare for pair in pairs}) == 20
+    for pair in pairs:
+        first_hop, joint, question = pair.given.partition(", so ")
+        assert joint
+        assert len(first_hop.split()) > 2
+        assert question[1:] == pair.bare[1:]
+        assert pair.answer.strip() not in pair.given
+    for form in ("bare", "given"):
+        prompts = [getattr(pair, form) for pair in pairs]
+        result = ig_lens(adapter, prompts, answer=[pair.answer for pair in pairs], top_k=0)
+        assert len(result.targets) == 20
+        assert (result.final > 0.1).all()
+
+
+@pytest.fixture
+def few_families(monkeypatch):
+    """Draw from a few families, which takes less time."""
+    monkeypatch.setattr(setting_module, "FAMILIES", ("facts", "two_hop", "greater_than", "ioi"))
+
+
+@pytest.mark.usefixtures("few_families")
+def test_items_follow_the_seed(adapter):
+    drawn = [Setting(adapter=adapter, number=3, seed=seed).groups for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    for first, other in zip(drawn[0], drawn[2], strict=True):
+        assert first.prompts != other.prompts
+
+
+@pytest.mark.usefixtures("few_families")
+def test_onsets_of_drawn_items_are_those_of_the_results(adapter):
     setting = Setting(adapter=adapter, number=6)
     table = onsets.measure(setting)
-    groups = set(table["group"])
-    assert {"one hop", "two hops", FIRST_HOP_GIVEN, "ioi", "text"} <= groups
-    assert table["layer"].between(-1, adapter.n_layers - 1).all()
-    assert "layers" in onsets.finding(table)
+    groups = list(dict.fromkeys(table["group"]))
+    assert groups == [ONE_HOP, TWO_HOPS, FIRST_HOP_GIVEN, "greater_than", "ioi"]
+    for group in setting.groups:
+        result = ig_lens(adapter, group.prompts, **group.choice, top_k=0)
+        for rule in onsets.RULES:
+            found = table[(table["group"] == group.name) & (table["rule"] == rule)]
+            index = onset_index(result, rule=rule)
+            assert found["layer"].tolist() == (index - 1).tolist()
+            assert found["onset"].tolist() == [result.segments[i] for i in index]
     figure = onsets.draw(table)
     assert sum(trace.type == "scatter" for trace in figure.data) == 2 * 3
+    assert figure.data[0].y[0] == "one hop (n = 6)"
+    for trace in (trace for trace in figure.data if trace.type == "heatmap"):
+        assert np.asarray(trace.z).sum(1) == pytest.approx(1)
+
+
+def test_families_with_too_few_items_are_noted(adapter, monkeypatch):
+    monkeypatch.setattr(setting_module, "FAMILIES", ("greater_than",))
+    setting = Setting(adapter=adapter, number=12)
+    assert [note.split(":")[0] for note in setting.notes] == ["greater_than"]
+    assert {group.name: len(group.prompts) for group in setting.groups} == {
+        TWO_HOPS: 12,
+        FIRST_HOP_GIVEN: 12,
+        "greater_than": 10,
+    }
+
+
+def test_hard_items_are_later_by_a_positive_number():
+    layers = {ONE_HOP: [1, 1], TWO_HOPS: [3, 5], FIRST_HOP_GIVEN: [2, 4]}
+    table = pd.DataFrame(
+        [
+            {"group": group, "rule": "mass", "layer": layer}
+            for group, of_group in layers.items()
+            for layer in of_group
+        ]
+    )
+    said = onsets.finding(table)
+    assert "the same 2 questions with the first hop given +1.00 [+1.00, +1.00]" in said
+    assert "2 other questions of one hop +3.00" in said
 
 
 def test_onsets_of_given_prompts_are_one_group(toy_setting):
@@ -105,6 +223,19 @@ def test_onsets_of_given_prompts_are_one_group(toy_setting):
     assert set(table["group"]) == {GIVEN}
     assert onsets.finding(table).startswith("mean onset by mass")
     assert len(onsets.draw(table).data) == 2
+
+
+def test_the_reference_applies_the_final_norm_a_second_time(toy_setting, toy_folder):
+    table = reference_figure.measure(toy_setting)
+    hf_model = AutoModelForCausalLM.from_pretrained(toy_folder("llama")).eval()
+    for prompt, request in enumerate(toy_setting.prompts.requests(toy_setting.adapter)):
+        ids = torch.tensor(request.ids)
+        with torch.no_grad():
+            normed = hf_model(ids[None], output_hidden_states=True).hidden_states[-1][0]
+            twice = hf_model.lm_head(hf_model.model.norm(normed)).double().softmax(-1)
+        expected = twice[torch.arange(len(ids) - 1), ids[1:]].numpy()
+        found = table.loc[table["prompt"] == prompt, "reference_p"].to_numpy()
+        assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_reference_differs_from_the_models_own_probabilities(setting):
@@ -142,89 +273,23 @@ def test_heads_are_drawn_for_the_first_prompt_and_all(setting):
     table = drawn.tables["heads"]
     assert (table["source"] <= table["position"]).all()
     assert set(drawn.figures) == {"heads", "heads_signs"}
-
-
-def test_contributions_are_those_of_the_activations(toy):
-    adapter = adapt(toy)
-    ids = build_requests(adapter, "one two three four")[0].ids
-    table = contributions(adapter, ids).set_index(["layer", "part", "position"])
-    _, cache = adapter.model.run_with_cache(torch.tensor([ids]))
-    state, attention = cache["blocks.1.hook_resid_pre"][0, 2], cache["blocks.1.hook_attn_out"][0, 2]
-    assert table.loc[(1, "attention", 2), "ratio"] == pytest.approx(
-        float(attention.norm() / state.norm()), rel=1e-4
-    )
-    middle, mlp = cache["blocks.1.hook_resid_mid"][0, 2], cache["blocks.1.hook_mlp_out"][0, 2]
-    cosine = torch.nn.functional.cosine_similarity(mlp, middle, dim=0)
-    assert table.loc[(1, "MLP", 2), "cosine"] == pytest.approx(float(cosine), abs=1e-4)
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_skipping_changes_what_a_run_with_hooks_changes(toy_model, family):
-    adapter = adapt(toy_model(family))
-    ids = build_requests(adapter, "one two three four")[0].ids
-    whole, future = skip_effects(adapter, ids, [None, 2])
-    tokens = torch.tensor([ids])
-    sites = [adapter.embed_site, *(adapter.post_site(i) for i in range(adapter.n_layers))]
-    kept = capture(adapter, tokens, dict.fromkeys(sites, torch.clone))
-    for effects, first, end in ((whole, 1, None), (future, 2, 2)):
-
-        def skip(state, hook, end=end):
-            return torch.cat(
-                [state[:, :1], kept[sites[0]][:, 1:end], state[:, len(state[0, :end]) :]], dim=1
-            )
-
-        with adapter.model.hooks(fwd_hooks=[(adapter.post_site(0), skip)]):
-            edited = capture(adapter, tokens, dict.fromkeys(sites, torch.clone))
-            probs = adapter.model(tokens)[0].softmax(-1)
-        own = kept[sites[2]] - kept[sites[1]]
-        change = ((edited[sites[2]] - edited[sites[1]]) - own).norm(dim=-1) / own.norm(dim=-1)
-        torch.testing.assert_close(
-            effects.changes[0, 1], change[0, first:].double(), rtol=1e-3, atol=1e-4
-        )
-        moved = (probs - adapter.model(tokens)[0].softmax(-1)).norm(dim=-1)[first:]
-        torch.testing.assert_close(effects.predictions[0], moved.double(), rtol=1e-3, atol=1e-5)
-
-
-def test_skipped_blocks_write_nothing_and_earlier_ones_are_unchanged(toy):
-    adapter = adapt(toy)
-    ids = build_requests(adapter, "one two three four")[0].ids
-    changes = skip_effects(adapter, ids)[0].changes
-    for skipped in range(adapter.n_layers):
-        assert changes[skipped, skipped].numpy() == pytest.approx(1, abs=1e-6)
-        assert changes[skipped, :skipped].abs().sum() < 1e-4
-
-
-def test_no_layer_effect_is_larger_than_the_change_of_the_whole_prediction(toy):
-    adapter = adapt(toy)
-    request = build_requests(adapter, "one two three four", generate=1)[0]
-    moved = skip_effects(adapter, request.ids[:-1])[0].predictions[:, -1]
-    effects = layer_effects(adapter, list(request.ids[:-1]), targets=[request.target_ids[0]])
-    assert (abs(effects.values[0]) <= moved.numpy() + 1e-6).all()
-
-
-def test_the_depth_score_is_the_mean_layer():
-    changes = torch.tensor([[1.0, 0.5, 0.1], [0.0, 1.0, 0.4], [0.0, 0.0, 1.0]])
-    effects = later_effects(changes)
-    assert effects.tolist() == pytest.approx([0.3, 0.4, 0.0])
-    assert depth_score(effects.double()) == pytest.approx(0.4 / 0.7)
-
-
-def test_the_overlap_of_the_last_state_is_whole(toy):
-    result = logit_lens(toy, "one two three four", top_k=5)
-    overlap = overlap_of_top(result)
-    assert overlap[:, -1].tolist() == [1.0] * len(overlap)
-    first = set(result.top.ids[0, 0]) & set(result.top.ids[0, -1])
-    assert float(overlap[0, 0]) == pytest.approx(len(first) / 5)
-
-
-def test_depth_is_summed_up_over_positions_and_drawn(toy_setting):
-    tables = depth.measure(toy_setting)
-    layers, skips = tables["depth_layers"], tables["depth_skips"]
-    assert (layers["max"] >= layers["q90"] - 1e-12).all()
-    assert (skips["skipped"] < skips["layer"]).all()
-    assert set(tables["depth_scores"]["score"]) == set(depth.SCORES)
-    drawn = depth.depth(toy_setting)
-    assert set(drawn.figures) == {"depth", "depth_skips"}
+    group = setting.prompts
+    results = {
+        "credit": components(setting.adapter, group.prompts, by="head_source", **group.choice),
+        "logit": heads.logit_shares(setting.adapter, group.prompts, **group.choice),
+    }
+    for what, result in results.items():
+        expected = result.to_frame(tidy=True).set_index(["prompt", "segment"])["value"]
+        rows = expected.loc[list(zip(table["prompt"], table["segment"], strict=True))]
+        assert table[what].to_numpy() == pytest.approx(rows.to_numpy(), abs=1e-9)
+    marks = next(trace for trace in drawn.figures["heads"].data if trace.type == "scatter")
+    first = table[table["prompt"] == 0]
+    differing = first[heads.disagree(first)]
+    cells = {f"L{row.layer}.H{row.head} {row.source}" for row in differing.itertuples()}
+    shown = set(drawn.figures["heads"].data[0].y)
+    expected = {cell for cell in cells if cell.split()[0] in shown}
+    assert {f"{y} {x}" for x, y in zip(marks.x, marks.y, strict=True)} == expected
+    assert expected
 
 
 def test_costs_are_drawn_for_every_axis():
@@ -235,7 +300,10 @@ def test_costs_are_drawn_for_every_axis():
     ]
     table = pd.DataFrame(rows)
     assert "4 targets" in costs.finding(table)
-    assert len(costs.draw(table).data) == 2 * 3 * len(METHODS)
+    figure = costs.draw(table)
+    assert len(figure.data) == 2 * 3 * len(METHODS)
+    looks = {trace.name: (trace.line.color, trace.line.dash) for trace in figure.data}
+    assert len(set(looks.values())) == len(METHODS)
 
 
 def test_a_cost_is_time_and_memory():
@@ -260,3 +328,50 @@ def test_the_command_names_its_figures_and_refuses_others(capsys):
     with pytest.raises(SystemExit):
         main(["unknown"])
     assert "choose from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "prompts.txt' holds no prompt"),
+        ("a\t b\nc\n", "line 1 has an answer after a tab, but line 2 has none"),
+        ("The capital of Vietnam is\t Hanoi\nThe opposite of hot\tter\n", "line 2: 'ter' merges"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused_without_a_traceback(
+    tmp_path, capsys, content, message
+):
+    path = tmp_path / "prompts.txt"
+    path.write_text(content)
+    with pytest.raises(SystemExit):
+        main(["reference", "--prompts", str(path), "--out", str(tmp_path)])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompts", "nowhere.txt", "--model", "/nowhere/model"], "cannot read 'nowhere.txt'"),
+        (["--model", "/nowhere/model"], "there is no folder '/nowhere/model'"),
+        (["--items", "0"], "--items must be at least 1, got 0"),
+        (["--out", __file__], "cannot write to --out"),
+    ],
+)
+def test_wrong_options_are_refused_without_a_traceback(capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(["reference", "--no-pictures", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_passes_its_seed_and_number_on(tmp_path, monkeypatch, capsys):
+    given = []
+
+    def figure(setting):
+        given.append((setting.seed, setting.number))
+        return Drawn({"table": pd.DataFrame({"a": [1]})}, {}, ("few items",))
+
+    monkeypatch.setitem(FIGURES, "reference", ("", figure))
+    options = ["reference", "--no-pictures", "--out", str(tmp_path)]
+    main([*options, "--seed", "3", "--items", "4"])
+    assert given == [(3, 4)]
+    assert "few items" in capsys.readouterr().out

@@ -62,11 +62,13 @@ def draw(result: LensResult) -> go.Figure:
     figure.update_xaxes(range=[-0.5, len(result.targets) - 0.5])
     onsets = result.onset()
     context = figure.layout.title.subtitle.text
+    figure.layout.coloraxis.colorbar.title.text = f"{result.unit} credit"
     figure.update_layout(
         title={"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 20}},
-        title_subtitle_text=f"{context}<br>{show_label(_finding(onsets))}",
-        margin={"t": 110, "b": 150},
-        height=figure.layout.height + 90,
+        title_subtitle_text=f"{context}<br>{show_label(_finding(onsets))}<br>"
+        "words: the most probable token after the layer",
+        margin={"t": 130, "b": 150},
+        height=figure.layout.height + 110,
         width=max(860, figure.layout.width),
         legend={"orientation": "h", "y": -0.32, "yanchor": "top", "x": 0},
     )

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from experiments.figures.setting import Drawn, Setting
-from experiments.figures.style import COLORS, finish
+from experiments.figures.style import COLORS, counted, finish
 from iglens_tl import CompletenessWarning, ig_lens
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -28,8 +28,8 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     GRADIENT: {"estimator": "gradient"},
     DELTA: {"estimator": "delta"},
 }
-"""The options of each estimator; the steps of "gradient" are nodes of a segment, which it halves
-until its tolerance (1e-5) is met."""
+"""The options of each estimator; the steps of "gradient" are nodes of a piece of a segment, which
+it halves until its tolerance (1e-5) is met."""
 
 SMALLEST = 1e-17
 """Smaller errors, among them zero, are drawn here: the axis is logarithmic."""
@@ -95,7 +95,10 @@ def draw(table: pd.DataFrame) -> go.Figure:
                     col=column,
                 )
     figure.update_xaxes(
-        type="log", tickvals=steps, ticktext=[str(s) for s in steps], title="steps per segment"
+        type="log",
+        tickvals=steps,
+        ticktext=[str(step) for step in steps],
+        title="steps of a segment (riemann), nodes of a piece (gradient)",
     )
     figure.update_yaxes(type="log", dtick=2, exponentformat="power")
     figure.update_yaxes(title="|Σ credits − (final − baseline)|", col=1)
@@ -109,9 +112,11 @@ def finding(table: pd.DataFrame) -> str:
     most = int(table["steps"].max())
     worst = table.groupby(["estimator", "baseline"])["error"].max()
     at_most = table[table["steps"] == most].groupby(["estimator", "baseline"])["error"].max()
+    n_targets = table.groupby(["prompt", "position", "token_id"]).ngroups
+    named = f"{worst[DELTA].max():.0e}" if worst[DELTA].max() else "0"
     rules = ", ".join(f"{at_most[RIEMANN, base]:.0e} ({base})" for base in BASELINES)
     return (
-        f"largest error over {table.groupby(['prompt', 'position', 'token_id']).ngroups} targets "
-        f"(dotted: median) — delta {worst[DELTA].max():.0e}; riemann with {most} steps {rules}; "
+        f"largest error over {counted(n_targets, 'target')} "
+        f"(dotted: median) — delta {named}; riemann with {most} steps {rules}; "
         f"gradient {at_most[GRADIENT].max():.0e}"
     )

@@ -99,7 +99,7 @@ def finding(table: pd.DataFrame) -> str:
 
 
 def _looks() -> dict[str, dict[str, object]]:
-    """Give every lens a colour and symbol, and its estimators a dash each."""
+    """Give every lens a colour, and its estimators a dash each."""
     looks = {}
     variants: dict[str, list[str]] = {}
     for method in METHODS:
@@ -107,8 +107,8 @@ def _looks() -> dict[str, dict[str, object]]:
     for number, names in enumerate(variants.values()):
         for dash, method in zip(_DASHES, names, strict=False):
             looks[method] = {
-                "line": {"color": COLORS[number % len(COLORS)], "dash": dash},
-                "marker": {"symbol": "circle" if number < len(COLORS) else "diamond", "size": 7},
+                "line": {"color": COLORS[number], "dash": dash},
+                "marker": {"size": 7},
             }
     return looks
 

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl import LensResult
 from iglens_tl.models import ModelAdapter, capture
 
 _SMALLEST_NORM = 1e-6
+_TOP = 5
 ATTENTION, MLP, BLOCK = "attention", "MLP", "block"
+KL, OVERLAP = "KL to the model", "top-5 overlap"
 
 
 def contributions(adapter: ModelAdapter, ids: Sequence[int]) -> pd.DataFrame:
@@ -52,6 +53,40 @@ def contributions(adapter: ModelAdapter, ids: Sequence[int]) -> pd.DataFrame:
                 found = {"layer": layer, "part": part, "position": position}
                 records.append(found | {"ratio": r, "cosine": c})
     return pd.DataFrame(records)
+
+
+def predictions(adapter: ModelAdapter, ids: Sequence[int]) -> pd.DataFrame:
+    """Compare what can be read out before and after every block with the model's prediction.
+
+    Returns:
+        One row for each layer (−1 before the first block), position after the first, and quantity:
+        the divergence KL(read out ‖ model) in nats, and the share of the most probable tokens that
+        are among the model's.
+    """
+    sites = [adapter.embed_site, *(adapter.post_site(i) for i in range(adapter.n_layers))]
+    kept = capture(adapter, torch.tensor([list(ids)]), dict.fromkeys(sites, Tensor.clone))
+    readout = adapter.readout
+
+    def read_out(site: str) -> tuple[Tensor, Tensor]:
+        state = kept[site].view(len(ids), -1)[1:].to(readout.device, readout.dtype)
+        logprobs = readout.logits(state).double().log_softmax(-1).cpu()
+        return logprobs, logprobs.topk(_TOP).indices
+
+    last, last_top = read_out(sites[-1])
+    frames = []
+    for layer, site in enumerate(sites, start=-1):
+        logprobs, top = read_out(site)
+        common = (top[:, :, None] == last_top[:, None, :]).any(-1)
+        found = {
+            KL: (logprobs.exp() * (logprobs - last)).sum(-1),
+            OVERLAP: common.double().mean(-1),
+        }
+        positions = range(1, len(ids))
+        frames += [
+            pd.DataFrame({"quantity": name, "layer": layer, "position": positions, "value": values})
+            for name, values in found.items()
+        ]
+    return pd.concat(frames, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -128,11 +163,3 @@ def depth_score(effects: Float[Tensor, " layer"]) -> float:
     """Return the mean layer, weighted by the effects; NaN where there are none."""
     layers = torch.arange(len(effects), dtype=torch.float64)
     return float((layers * effects).sum() / effects.sum())
-
-
-def overlap_of_top(result: LensResult) -> Float[Tensor, "target segment"]:
-    """Return the share of each state's most probable tokens that are among the last state's."""
-    assert result.top is not None
-    ids = torch.from_numpy(result.top.ids.copy())
-    common = (ids[:, :, :, None] == ids[:, -1:, None, :]).any(-1)
-    return common.double().mean(-1)

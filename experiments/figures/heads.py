@@ -17,7 +17,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from experiments.figures.setting import Drawn, Setting
-from experiments.figures.style import COLORS, finish
+from experiments.figures.style import COLORS, counted, finish
 from iglens_tl import LensResult, components
 from iglens_tl.figures.scales import signed_scale
 from iglens_tl.figures.text import shorten, show_blanks
@@ -165,7 +165,7 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
             row=1,
             col=column,
         )
-        bar = {"thickness": 12, "x": 0.44 if column == 1 else 1.01}
+        bar = {"thickness": 12, "x": 0.44 if column == 1 else 1.01, "exponentformat": "e"}
         figure.layout[axis] = {**signed_scale([values.to_numpy()]), "colorbar": bar}
         differing = own[own["differs"]]
         figure.add_scatter(
@@ -191,7 +191,8 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
     asked = "".join(tokens[-8:])
     finding = (
         f"{show_blanks(asked)} → {show_blanks(first.token)}: the {len(names)} largest heads; "
-        f"{int(own['differs'].sum())} of {len(own)} cells have opposite signs (×)"
+        f"{int(own['differs'].sum())} of {len(own)} cells have opposite signs "
+        f"(×; both above {SHARE:.0%} of the largest)"
     )
     title = "Which heads and tokens does the answer come from: probability or logit?"
     finish(figure, title, finding, width=1100, height=300 + 26 * len(names))
@@ -248,9 +249,10 @@ def draw_signs(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", row=1, col=2)
     n_targets = table.groupby(["prompt", "position", "token_id"]).ngroups
     finding = (
-        f"{mass[differs].sum() / mass.sum():.0%} of the heads' Σ|credit| over {n_targets} targets "
-        "is where logit attribution has the opposite sign"
+        f"{mass[differs].sum() / mass.sum():.0%} of the heads' Σ|credit| over "
+        f"{counted(n_targets, 'target')} is where logit attribution has the opposite sign\n"
+        f"(both above {SHARE:.0%} of the target's largest: of smaller ones no sign is told)"
     )
     title = "Where do probability and logit disagree about a head's sign?"
-    finish(figure, title, finding, width=1100, height=520)
+    finish(figure, title, finding, width=1100, height=540)
     return figure.update_layout(legend={"orientation": "h", "y": -0.18})

@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 
 from experiments.figures.answer_map import ANSWER_LENGTH
 from experiments.figures.setting import Drawn, Setting
-from experiments.figures.style import finish
+from experiments.figures.style import COLORS, finish
 from iglens_tl import LensComparison, LensResult, compare, ig_lens
-from iglens_tl.figures.text import show_token
+from iglens_tl.figures.text import show_label, show_token
 from iglens_tl.results.onset import onset_index
 
 LENSES = ("logit_lens", "tuned_lens", "ig_lens", "direct_logit_attribution")
@@ -44,14 +44,19 @@ def draw_lenses(comparison: LensComparison) -> go.Figure:
     is_word = [target.token.strip().isalnum() for target in credits.targets]
     latest = int(np.where(is_word, onset_index(credits), -1).argmax())
     figure = comparison.figure(target=latest)
+    # A lens has the same colour in the figure of every model, whichever lenses apply to it.
+    for line in figure.select_traces({"type": "scatter"}):
+        line.update(line_color=COLORS[LENSES.index(line.name)])
     agreement = comparison.summary().agreement
     context = figure.layout.title.subtitle.text
     figure.update_layout(
         title={"text": "Do lenses name the same layers?", "y": 1, "yref": "container"},
         title_yanchor="top",
         title_pad_t=20,
-        margin_t=140,
-        title_subtitle_text=f"{context}<br>{_agreement_with_credits(agreement)}",
+        margin_t=140 + 20 * len(_left_out(comparison)),
+        title_subtitle_text="<br>".join(
+            [context, _agreement_with_credits(agreement), *_left_out(comparison)]
+        ),
     )
     return figure
 
@@ -96,6 +101,13 @@ def draw_level_and_credit(table: pd.DataFrame) -> go.Figure:
             f"{small:.0%} have a credit below {SMALL}"
         )
     return finish(figure, "Is a high level a high credit?", finding, width=900, height=560)
+
+
+def _left_out(comparison: LensComparison) -> list[str]:
+    """Say which lenses do not apply to the model, and why."""
+    return [
+        f"left out: {name} ({show_label(reason)})" for name, reason in comparison.skipped.items()
+    ]
 
 
 def _agreement_with_credits(agreement: pd.DataFrame) -> str:

@@ -7,28 +7,25 @@ arXiv 2505.13898) on other measures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from experiments.figures.answer_map import RULES
-from experiments.figures.setting import FIRST_HOP_GIVEN, NAMES, Drawn, Setting
-from experiments.figures.style import COLORS, finish
+from experiments.figures.differences import paired_difference, unpaired_difference
+from experiments.figures.setting import FIRST_HOP_GIVEN, ONE_HOP, TWO_HOPS, Drawn, Setting
+from experiments.figures.style import COLORS, counted, finish
 from iglens_tl import ig_lens
 from iglens_tl.results.onset import onset_index
 
-EASY, HARD = NAMES["facts"], NAMES["two_hop"]
-_LEVELS = (EASY, FIRST_HOP_GIVEN, HARD)
-_DRAWS = 2000
+_LEVELS = (ONE_HOP, FIRST_HOP_GIVEN, TWO_HOPS)
 
 
 def onsets(setting: Setting) -> Drawn:
     """Find the onsets of all items and draw how they are distributed."""
     table = measure(setting)
-    return Drawn({"onsets": table}, {"onsets": draw(table, seed=setting.seed)})
+    figure = draw(table, seed=setting.seed)
+    return Drawn({"onsets": table}, {"onsets": figure}, setting.notes)
 
 
 def measure(setting: Setting) -> pd.DataFrame:
@@ -61,6 +58,7 @@ def draw(table: pd.DataFrame, *, seed: int = 0) -> go.Figure:
         vertical_spacing=0.1,
         subplot_titles=[f"{rule}: {meaning}" for rule, meaning in RULES.items()],
     )
+    labels = [f"{name} (n = {count})" for name, count in _counts(table, groups).items()]
     layers = list(range(-1, int(table["n_layers"].iloc[0])))
     names = ["embed", *(f"L{layer}" for layer in layers[1:])]
     for column, rule in enumerate(RULES, start=1):
@@ -70,7 +68,7 @@ def draw(table: pd.DataFrame, *, seed: int = 0) -> go.Figure:
         figure.add_heatmap(
             z=shares,
             x=names,
-            y=groups,
+            y=labels,
             text=[[f"{share:.2f}" if share else "" for share in row] for row in shares.to_numpy()],
             texttemplate="%{text}" if len(layers) <= 16 else None,
             hovertemplate="%{y}, %{x}: %{z:.2f} of the targets<extra></extra>",
@@ -122,26 +120,24 @@ def finding(table: pd.DataFrame, *, seed: int = 0) -> str:
     """Say by how many layers hard items come later, or where the onsets lie."""
     of_rule = table[table["rule"] == "mass"]
     by_group = {name: rows["layer"].to_numpy() for name, rows in of_rule.groupby("group")}
-    hard, said = by_group.get(HARD, []), []
-    for name in (EASY, FIRST_HOP_GIVEN):
-        easy = by_group.get(name, [])
-        if min(len(easy), len(hard)) > 1:
-            difference = np.mean(hard) - np.mean(easy)
-            low, high = _interval(easy, hard, seed)
-            said.append(
-                f"{abs(difference):.1f} layers {'later' if difference > 0 else 'earlier'} than "
-                f"{name} (n = {len(easy)}; 95 % interval {low:+.1f} to {high:+.1f})"
-            )
+    hard = by_group.get(TWO_HOPS, [])
+    said = []
+    if len(hard) > 1:
+        given = paired_difference(hard, by_group[FIRST_HOP_GIVEN], seed=seed)
+        said.append(f"the same {len(hard)} questions with the first hop given {given}")
+    if min(len(hard), len(by_group.get(ONE_HOP, []))) > 1:
+        easy = by_group[ONE_HOP]
+        other = unpaired_difference(hard, easy, seed=seed)
+        said.append(f"{len(easy)} other questions of one hop {other}")
     if said:
-        return f"mean onset by mass of {HARD} (n = {len(hard)}): " + ",\n".join(said)
-    return f"mean onset by mass: L{of_rule['layer'].mean():.1f} over {len(of_rule)} targets"
+        return (
+            f"mean onset by mass of {TWO_HOPS}, in layers with 95 % intervals, minus that of\n"
+            + "; ".join(said)
+        )
+    mean = of_rule["layer"].mean()
+    return f"mean onset by mass: layer {mean:.1f} over {counted(len(of_rule), 'target')}"
 
 
-def _interval(easy: Sequence[float], hard: Sequence[float], seed: int) -> tuple[float, float]:
-    """Return the bootstrap interval of the difference of two means."""
-    rng = np.random.default_rng(seed)
-    means = [
-        rng.choice(np.asarray(sample), (_DRAWS, len(sample))).mean(1) for sample in (hard, easy)
-    ]
-    low, high = np.quantile(means[0] - means[1], [0.025, 0.975])
-    return float(low), float(high)
+def _counts(table: pd.DataFrame, groups: list[str]) -> dict[str, int]:
+    found = table[table["rule"] == "mass"].groupby("group").size()
+    return {name: int(found[name]) for name in groups}

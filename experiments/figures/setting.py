@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.causal.items import FAMILIES, WRONG, Item, draw_all
+from experiments.causal.items import FAMILIES, SMALLEST_P, WRONG, Item, draw_all
+from experiments.figures.two_hop_pairs import draw_pairs
 from iglens_tl.cli.validate import PromptLine, read_prompts
 from iglens_tl.figures import Figure
 from iglens_tl.models import ModelAdapter
@@ -22,8 +23,11 @@ PROMPTS = Path(__file__).parent / "prompts.txt"
 QUESTION = "What is the capital of Vietnam?"
 GIVEN = "given prompts"
 FIRST_HOP_GIVEN = "two hops, first given"
-NAMES = {"facts": "one hop", "two_hop": "two hops"}
-_GIVEN_FORM = ", so "
+TWO_HOPS = "two hops"
+ONE_HOP = "one hop"
+_TWO_HOP = "two_hop"
+_NAMES = {"facts": ONE_HOP}
+_FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,12 @@ class Drawn:
     Attributes:
         tables: By file name, the data.
         figures: By file name, the pictures.
+        notes: What whoever looks at them should know.
     """
 
     tables: Mapping[str, pd.DataFrame]
     figures: Mapping[str, Figure]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,30 +103,55 @@ class Setting:
             return asked or texts[0]
         return [{"role": "user", "content": asked}]
 
-    @cached_property
+    @property
     def groups(self) -> list[PromptGroup]:
         """The prompts of the user as one group, or drawn items by family.
 
-        Of two-hop items those are apart that say the first hop, so that one hop is left.
+        The items of `TWO_HOPS` and `FIRST_HOP_GIVEN` with the same number are the same question.
         """
+        return self._drawn[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each family with fewer items than were asked for."""
+        return self._drawn[1]
+
+    @cached_property
+    def _drawn(self) -> tuple[list[PromptGroup], tuple[str, ...]]:
         if self.lines is not None:
-            return [self.prompts]
-        families = [family for family in FAMILIES if family != WRONG]
-        drawn = draw_all(self.adapter, self.number, families=families, seed=self.seed)
-        by_name: dict[str, list[Item]] = {}
+            return [self.prompts], ()
+        families = [family for family in FAMILIES if family not in (WRONG, _TWO_HOP)]
+        drawn = draw_all(
+            self.adapter, self.number, families=families, fewest=_FEWEST, seed=self.seed
+        )
+        by_family: dict[str, list[Item]] = {}
         for item in drawn.items:
-            by_name.setdefault(_group_of(item), []).append(item)
-        return [
+            by_family.setdefault(item.family, []).append(item)
+        groups = [
             PromptGroup(
-                name,
+                _NAMES.get(family, family),
                 [list(item.ids) for item in items],
                 {"answer": [[item.answer_id] for item in items]},
             )
-            for name, items in by_name.items()
+            for family, items in by_family.items()
         ]
+        pairs, note = self._pairs()
+        # They stand beside the facts, which are their single hops.
+        place = sum(group.name == ONE_HOP for group in groups[:1])
+        return [*groups[:place], *pairs, *groups[place:]], (*drawn.notes, *note)
 
-
-def _group_of(item: Item) -> str:
-    if item.family == "two_hop" and _GIVEN_FORM in item.prompt:
-        return FIRST_HOP_GIVEN
-    return NAMES.get(item.family, item.family)
+    def _pairs(self) -> tuple[list[PromptGroup], list[str]]:
+        """Return the two groups of two-hop questions, if there are enough, and a note if not."""
+        pairs = draw_pairs(self.adapter, self.number, seed=self.seed)
+        enough = len(pairs) >= min(self.number, _FEWEST)
+        note = (
+            f"{TWO_HOPS}: {self.adapter.name} answers {len(pairs)} of {self.number} questions in "
+            f"both forms (one token, p > {SMALLEST_P}), "
+            + ("all are used" if enough else "they are left out")
+        )
+        choice = {"answer": [pair.answer for pair in pairs]}
+        groups = [
+            PromptGroup(TWO_HOPS, [pair.bare for pair in pairs], choice),
+            PromptGroup(FIRST_HOP_GIVEN, [pair.given for pair in pairs], choice),
+        ]
+        return groups if enough else [], [note] if len(pairs) < self.number else []

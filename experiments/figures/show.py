@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from experiments.components.pictures import take_pictures
 from experiments.figures.registry import FIGURES
 from experiments.figures.setting import Drawn, Setting
 from iglens_tl import load_model, write_html
-from iglens_tl.cli.validate import read_prompts
-from iglens_tl.models import adapt
+from iglens_tl.cli.validate import PromptLine, read_prompts
+from iglens_tl.models import ModelAdapter, adapt
+from iglens_tl.prompts import build_requests
 
 _FOLDER = Path(__file__).parent
 
@@ -47,21 +49,23 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = [name for name in options.names if name not in FIGURES]
     if unknown:
         parser.error(f"unknown figure {unknown[0]!r}; choose from {', '.join(FIGURES)}")
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.items < 1:
+        parser.error(f"--items must be at least 1, got {options.items}")
     # Matrices this small gain little from threads, and lose much on a busy machine.
     torch.set_num_threads(1)
-    setting = Setting(
-        adapter=adapt(load_model(options.model)),
-        lines=None if options.prompts is None else tuple(read_prompts(options.prompts)),
-        seed=options.seed,
-        number=options.items,
-    )
+    try:
+        setting = _setting(options)
+        _check_folder(options.out)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     for name in options.names or FIGURES:
         start = time.perf_counter()
         drawn = FIGURES[name][1](setting)
         seconds = time.perf_counter() - start
         written = write(drawn, options.out, pictures=options.pictures)
         print(f"{name}: {seconds:.0f} s, wrote {', '.join(path.name for path in written)}")
+        for note in drawn.notes:
+            print(f"  {note}")
 
 
 def write(drawn: Drawn, folder: Path, *, pictures: bool) -> list[Path]:
@@ -73,6 +77,37 @@ def write(drawn: Drawn, folder: Path, *, pictures: bool) -> list[Path]:
         written.append(path)
     written += [write_html(figure, folder / f"{n}.html") for n, figure in drawn.figures.items()]
     return written + (take_pictures(drawn.figures, folder) if pictures else [])
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    """Read the prompts, then the model, and see that they fit.
+
+    Raises:
+        ValueError: If one cannot be read or does not fit, with the number of the line.
+    """
+    lines = None if options.prompts is None else tuple(read_prompts(options.prompts))
+    adapter = adapt(load_model(options.model))
+    for line in lines or ():
+        _check(adapter, line, options.prompts)
+    return Setting(adapter=adapter, lines=lines, seed=options.seed, number=options.items)
+
+
+def _check(adapter: ModelAdapter, line: PromptLine, path: Path) -> None:
+    choice = {"generate": 1} if line.answer is None else {"answer": line.answer}
+    try:
+        build_requests(adapter, line.prompt, **choice)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}, line {line.number}: {error}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Make the folder and see that files can be written, before anything is measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to --out {str(folder)!r}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -8,8 +8,24 @@ import plotly.graph_objects as go
 
 from iglens_tl.figures.text import show_label
 
-COLORS = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#01665e", "#4d4d4d")
-"""Colours of lines, those of the package's figures."""
+COLORS = (
+    "#2166ac",
+    "#b2182b",
+    "#1b7837",
+    "#762a83",
+    "#e08214",
+    "#26b8c4",
+    "#4d4d4d",
+    "#e468ae",
+    "#8c510a",
+    "#a6a61d",
+)
+"""Colours of lines, the first ones those of the package's figures."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s where it is not one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def finish(figure: go.Figure, title: str, finding: str, *, width: int, height: int) -> go.Figure:
