@@ -12,11 +12,11 @@ demo: $(VENV)/.ready
 
 ## Set up and pass the tests.
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 ## The same on the newest TransformerLens 4, which has no HookedTransformer.
 test-tl4: $(VENV4)/.ready-dev
-	$(VENV4)/bin/python -m pytest -n auto
+	$(VENV4)/bin/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check
