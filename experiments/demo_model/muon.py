@@ -40,8 +40,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {**defaults, "iterations": iterations})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # noqa: ARG002 - the signature of the base class
-        """Update every matrix once."""
+    def step(self, closure: None = None) -> None:
+        """Update every matrix once.
+
+        Raises:
+            ValueError: For a closure, which other optimizers call for the loss.
+        """
+        if closure is not None:
+            raise ValueError("Muon calls no closure; compute the gradients before step()")
         for group in self.param_groups:
             by_shape = sorted(group["params"], key=lambda matrix: tuple(matrix.shape))
             for shape, matrices in groupby(by_shape, key=lambda matrix: tuple(matrix.shape)):

@@ -123,3 +123,8 @@ def test_attention_stays_within_a_document():
         [0, 0, 0, 1, 1],
     ]
     assert document_positions(tokens, bos=1).tolist() == [[0, 1, 2, 0, 1]]
+
+
+def test_muon_refuses_a_closure_that_it_would_not_call():
+    with pytest.raises(ValueError, match="compute the gradients before step"):
+        Muon([torch.nn.Parameter(torch.ones(2, 2))], lr=0.1).step(lambda: 0.0)
