@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from iglens_tl.causal import skip_curves as skip_curves
     from iglens_tl.causal import validate as validate
     from iglens_tl.figures import write_html as write_html
-    from iglens_tl.lens_comparison import LensComparison as LensComparison
-    from iglens_tl.lens_result import LensResult as LensResult
+    from iglens_tl.results.comparison import LensComparison as LensComparison
+    from iglens_tl.results.lens import LensResult as LensResult
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
     from iglens_tl.lenses import Directions as Directions
     from iglens_tl.lenses import compare as compare
@@ -56,8 +56,8 @@ _HOMES = {
     "Directions": "iglens_tl.lenses",
     "Entropy": "iglens_tl.readout",
     "KLToFinal": "iglens_tl.readout",
-    "LensComparison": "iglens_tl.lens_comparison",
-    "LensResult": "iglens_tl.lens_result",
+    "LensComparison": "iglens_tl.results.comparison",
+    "LensResult": "iglens_tl.results.lens",
     "LogitDifference": "iglens_tl.readout",
     "PatchingResult": "iglens_tl.causal",
     "ProbabilityDifference": "iglens_tl.readout",

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from iglens_tl.figures import Figure, patching_heatmap
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.provenance import describe
-from iglens_tl.lenses.trace import collect_trace
+from iglens_tl.trace import collect_trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.checks import check_model
 from iglens_tl.models.patching import patch_each, record

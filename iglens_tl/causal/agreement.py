@@ -19,8 +19,8 @@ from iglens_tl.causal.named_results import (
     shorten,
 )
 from iglens_tl.causal.skip_curves import RANDOM, skip_curves
-from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.options import Count
+from iglens_tl.results.lens import LensResult
+from iglens_tl.arguments import Count
 from iglens_tl.models import Model
 from iglens_tl.readout import ValueLike
 from iglens_tl.results.agreement import SHUFFLED, common_changes

@@ -8,11 +8,11 @@ from functools import partial
 
 import torch
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble
-from iglens_tl.lenses.running import Lens
-from iglens_tl.lenses.state_values import value_coalitions
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.lenses.base import Lens
+from iglens_tl.lenses.orders.state_values import value_coalitions
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.readout import Point, Reading, Value

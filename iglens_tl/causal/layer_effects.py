@@ -16,9 +16,9 @@ from iglens_tl.causal.early_exit import EarlyExit
 from iglens_tl.causal.interventions import Intervention
 from iglens_tl.causal.reference_texts import reference_ids
 from iglens_tl.causal.units import UNITS
-from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.options import Count
-from iglens_tl.lenses.running import Lens, run_lenses
+from iglens_tl.results.lens import LensResult
+from iglens_tl.arguments import Count
+from iglens_tl.lenses.base import Lens, run_lenses
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import ValueLike

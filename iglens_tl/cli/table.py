@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from iglens_tl.figures.text import show_blanks
-from iglens_tl.lens_comparison import LensComparison
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.comparison import LensComparison
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results.contributors import OTHERS, count_others
 from iglens_tl.results.frames import summary_columns
 

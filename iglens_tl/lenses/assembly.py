@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.provenance import describe
-from iglens_tl.lenses.trace import Trace
+from iglens_tl.trace import Trace
 from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import Request, token_string
 from iglens_tl.readout import Reading, Value, read_levels, stack

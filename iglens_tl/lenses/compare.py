@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 
-from iglens_tl.lens_comparison import LensComparison
-from iglens_tl.lenses.options import Count
+from iglens_tl.results.comparison import LensComparison
+from iglens_tl.arguments import Count
 from iglens_tl.lenses.registry import LENSES, Lenses, check_names
-from iglens_tl.lenses.running import Lens, run_lenses
+from iglens_tl.lenses.base import Lens, run_lenses
 from iglens_tl.models.adapter import Model, ModelAdapter, NotApplicableError, adapt
 from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import ValueLike

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lenses.path_values import parts_of_path, targets_of, value_at
+from iglens_tl.lenses.input_paths import parts_of_path, targets_of, value_at
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.gradients import recording, run_from_states
 from iglens_tl.prompts import Request

@@ -15,11 +15,11 @@ from typing import Any
 from iglens_tl.lenses.baselines import Baseline
 from iglens_tl.lenses.chain import build_chain
 from iglens_tl.lenses.estimators import resolve_estimator
-from iglens_tl.lenses.frozen_orders import FrozenChain, FrozenShapley
-from iglens_tl.lenses.options import Count, Layers
-from iglens_tl.lenses.order_lens import OrderLens
-from iglens_tl.lenses.shapley import resolve_shapley_rule
-from iglens_tl.lenses.skip_orders import LeaveOneOut, SkipShapley
+from iglens_tl.lenses.orders.frozen import FrozenChain, FrozenShapley
+from iglens_tl.arguments import Count, Layers
+from iglens_tl.lenses.orders.order import OrderLens
+from iglens_tl.lenses.orders.shapley import resolve_shapley_rule
+from iglens_tl.lenses.orders.recomputed import LeaveOneOut, SkipShapley
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.readout import Value
 

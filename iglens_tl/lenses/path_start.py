@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.lenses.trace import Reduction, Trace
+from iglens_tl.trace import Reduction, Trace
 from iglens_tl.readout import Point
 
 START = "ig_lens.baseline"

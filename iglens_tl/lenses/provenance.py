@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from iglens_tl.lenses.trace import Trace
+from iglens_tl.trace import Trace
 from iglens_tl.models import check_model
 from iglens_tl.results import Provenance
 

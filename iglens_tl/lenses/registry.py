@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from iglens_tl.lenses.direct_logit_attribution import plan_direct_logit_attribution
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.jacobian_lens import plan_jacobian_lens
-from iglens_tl.lenses.layer_conductance import plan_layer_conductance
-from iglens_tl.lenses.layer_integrated_gradients import plan_layer_integrated_gradients
-from iglens_tl.lenses.logit_lens import plan_logit_lens
-from iglens_tl.lenses.running import Lens
-from iglens_tl.lenses.tuned_lens import plan_tuned_lens
+from iglens_tl.lenses.dla import plan_direct_logit_attribution
+from iglens_tl.lenses.ig import plan_ig_lens
+from iglens_tl.lenses.jacobian import plan_jacobian_lens
+from iglens_tl.lenses.conductance import plan_layer_conductance
+from iglens_tl.lenses.layer_ig import plan_layer_integrated_gradients
+from iglens_tl.lenses.logit import plan_logit_lens
+from iglens_tl.lenses.base import Lens
+from iglens_tl.lenses.tuned import plan_tuned_lens
 
 if TYPE_CHECKING:
     Lenses: TypeAlias = Sequence[str] | Mapping[str, Mapping[str, Any]]

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from iglens_tl import components, ig_lens
-from iglens_tl.lenses.components import COMPONENT_ESTIMATORS, plan_components
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.running import run_lenses
-from iglens_tl.lenses.splits import COMPONENT_PATHS, SPLITS
+from iglens_tl.lenses.decomposition.components import COMPONENT_ESTIMATORS, plan_components
+from iglens_tl.lenses.ig import plan_ig_lens
+from iglens_tl.lenses.base import run_lenses
+from iglens_tl.lenses.decomposition.splits import COMPONENT_PATHS, SPLITS
 from iglens_tl.models import NotApplicableError, adapt
 from iglens_tl.results.segments import parse_segment
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
@@ -338,6 +338,6 @@ def test_unknown_and_contradictory_options_are_explained(toy):
 
 
 def test_the_example_in_the_documentation_is_right():
-    module = importlib.import_module("iglens_tl.lenses.components")
+    module = importlib.import_module("iglens_tl.lenses.decomposition.components")
     failures, tried = doctest.testmod(module)
     assert not failures and tried

@@ -35,7 +35,7 @@ def test_candidates_for_one_position_are_credited_each_by_itself(toy, path):
 def test_the_size_of_a_part_changes_nothing(toy, path, monkeypatch):
     whole = ig_lens(toy, BATCH, path=path)
     monkeypatch.setattr(state_values, "STATE_BYTES", 1000)
-    monkeypatch.setattr("iglens_tl.lenses.frozen_orders.STATE_BYTES", 1000)
+    monkeypatch.setattr("iglens_tl.lenses.orders.frozen.STATE_BYTES", 1000)
     np.testing.assert_allclose(ig_lens(toy, BATCH, path=path).values, whole.values, atol=1e-6)
 
 

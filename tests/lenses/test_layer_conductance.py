@@ -13,7 +13,7 @@ import torch
 from iglens_tl import CompletenessWarning, conductance_by_position, ig_lens, layer_conductance
 from iglens_tl.lenses import path_values
 from iglens_tl.lenses.registry import LENSES
-from iglens_tl.lenses.trace import collect_trace
+from iglens_tl.trace import collect_trace
 from iglens_tl.models import adapt, capture
 from iglens_tl.models.gradients import run_from_states
 from iglens_tl.prompts import build_requests
@@ -300,6 +300,6 @@ def test_captum_finds_the_same_conductances(toy_model):
 
 
 def test_the_examples_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.layer_conductance"))
+    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.conductance"))
     assert outcome.attempted > 0
     assert outcome.failed == 0

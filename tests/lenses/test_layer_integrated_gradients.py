@@ -12,9 +12,9 @@ import torch
 
 from iglens_tl import CompletenessWarning, ig_lens, layer_integrated_gradients
 from iglens_tl.lenses import path_values
-from iglens_tl.lenses.layer_integrated_gradients import LAYER_BASELINES
+from iglens_tl.lenses.layer_ig import LAYER_BASELINES
 from iglens_tl.lenses.registry import LENSES
-from iglens_tl.lenses.trace import collect_trace
+from iglens_tl.trace import collect_trace
 from iglens_tl.models import adapt, capture
 from iglens_tl.prompts import build_requests
 from tests.support.cases import EVERY_MODEL, IDS
@@ -167,7 +167,7 @@ def test_captum_finds_the_same_integrated_gradients(toy_model):
 
 def test_the_examples_run():
     outcome = doctest.testmod(
-        importlib.import_module("iglens_tl.lenses.layer_integrated_gradients")
+        importlib.import_module("iglens_tl.lenses.layer_ig")
     )
     assert outcome.attempted > 0
     assert outcome.failed == 0

@@ -24,9 +24,9 @@ from iglens_tl import (
     layer_integrated_gradients,
     logit_lens,
 )
-from iglens_tl.lenses.components import plan_components
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.running import run_lenses
+from iglens_tl.lenses.decomposition.components import plan_components
+from iglens_tl.lenses.ig import plan_ig_lens
+from iglens_tl.lenses.base import run_lenses
 from iglens_tl.models import adapt
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.chords import states_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results import Provenance
 from tests.support.results import make_component_result, make_result
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results import Provenance, Target, Text, TopTokens
 from iglens_tl.results import segments as labels
 

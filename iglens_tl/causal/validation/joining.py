@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from iglens_tl.causal.skip_curves import SkipCurves
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results import Target
 
 

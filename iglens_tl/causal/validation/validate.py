@@ -28,8 +28,8 @@ from iglens_tl.causal.validation.tables import NULLS, agreement_tables
 from iglens_tl.figures import Figure, agreement_figure
 from iglens_tl.figures.validation import layers_figure, validation_page
 from iglens_tl.files import write_atomically
-from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.options import Count
+from iglens_tl.results.lens import LensResult
+from iglens_tl.arguments import Count
 from iglens_tl.lenses.registry import Lenses
 from iglens_tl.models import Model, adapt
 from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value, build_requests

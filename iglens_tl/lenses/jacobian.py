@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble_levels
-from iglens_tl.lenses.options import Count, Layers, resolve_top_k
-from iglens_tl.lenses.running import Lens, run_lenses, state_point
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.arguments import Count, Layers, resolve_top_k
+from iglens_tl.lenses.base import Lens, run_lenses, state_point
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.jacobian import fit_jacobians, resolve_jacobians
 from iglens_tl.prompts import PromptLike, Tokens, bind_value

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.lenses.estimators import CompletenessWarning
-from iglens_tl.lenses.options import Count
-from iglens_tl.lenses.trace import Reduction
+from iglens_tl.arguments import Count
+from iglens_tl.trace import Reduction
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Readout, Targets, Value
 

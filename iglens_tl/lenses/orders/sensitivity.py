@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.baselines import BaselineLike
 from iglens_tl.lenses.credit_orders import PATHS, SHAPLEY_PATHS
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.options import Count
-from iglens_tl.lenses.running import run_lenses
+from iglens_tl.lenses.ig import plan_ig_lens
+from iglens_tl.arguments import Count
+from iglens_tl.lenses.base import run_lenses
 from iglens_tl.models.adapter import Model, adapt
 from iglens_tl.prompts import PromptLike, Tokens
 from iglens_tl.readout import ValueLike

@@ -16,22 +16,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import BaselineLike, resolve_baseline
-from iglens_tl.lenses.component_credits import PartCredits, Slopes, follow_value
-from iglens_tl.lenses.component_table import credit_table
-from iglens_tl.lenses.directions import DirectionsLike, resolve_directions
+from iglens_tl.lenses.decomposition.credits import PartCredits, Slopes, follow_value
+from iglens_tl.lenses.decomposition.table import credit_table
+from iglens_tl.lenses.decomposition.directions import DirectionsLike, resolve_directions
 from iglens_tl.lenses.estimators import (
     DEFAULT_TOLERANCE,
     Estimator,
     resolve_estimator,
     warn_if_incomplete,
 )
-from iglens_tl.lenses.options import Count
-from iglens_tl.lenses.running import Lens, run_lenses
-from iglens_tl.lenses.splits import Split, check_split
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.arguments import Count
+from iglens_tl.lenses.base import Lens, run_lenses
+from iglens_tl.lenses.decomposition.splits import Split, check_split
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import Point, Reading, Value, ValueLike

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.chain import Chain, build_chain
-from iglens_tl.lenses.options import Count, Layers
-from iglens_tl.lenses.path_values import (
+from iglens_tl.arguments import Count, Layers
+from iglens_tl.lenses.input_paths import (
     completeness_note,
     of_whole_text,
     parts_of_path,
@@ -31,8 +31,8 @@ from iglens_tl.lenses.path_values import (
     value_at,
     whole_texts,
 )
-from iglens_tl.lenses.running import Lens, run_lenses, state_point
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.lenses.base import Lens, run_lenses, state_point
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.gradients import recording, run_from_states
 from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value

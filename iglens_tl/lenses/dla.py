@@ -15,11 +15,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble
-from iglens_tl.lenses.options import Count
-from iglens_tl.lenses.running import Lens, run_lenses
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.arguments import Count
+from iglens_tl.lenses.base import Lens, run_lenses
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models import split_heads
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens, resolve_token

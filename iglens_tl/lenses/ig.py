@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
 from iglens_tl.lenses.chain import Chain, build_chain
-from iglens_tl.lenses.components import plan_components
+from iglens_tl.lenses.decomposition.components import plan_components
 from iglens_tl.lenses.credit_orders import HIDDEN_STATE_PATHS, plan_credit_order, resolve_path
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
-from iglens_tl.lenses.options import Count, Layers, resolve_top_k
+from iglens_tl.arguments import Count, Layers, resolve_top_k
 from iglens_tl.lenses.path_start import start_needs, start_point
-from iglens_tl.lenses.running import Lens, run_lenses, state_point
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.lenses.base import Lens, run_lenses, state_point
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import (

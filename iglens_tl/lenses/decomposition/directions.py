@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lenses.parts import Parts
-from iglens_tl.lenses.trace import Trace
+from iglens_tl.lenses.decomposition.parts import Parts
+from iglens_tl.trace import Trace
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.results import segments
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from iglens_tl.figures import Figure, comparison_figure
 from iglens_tl.files import write_atomically
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.report import write_report
 from iglens_tl.results import storage
 from iglens_tl.results.agreement import (

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iglens_tl.lenses.options import Count
+from iglens_tl.arguments import Count
 
 MOST_PLAYERS = 14
 """Up to this many players every coalition is valued: 2^14 = 16,384."""

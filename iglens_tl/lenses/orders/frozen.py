@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.estimators import Estimator, credit_segments
-from iglens_tl.lenses.order_lens import OrderLens
+from iglens_tl.lenses.orders.order import OrderLens
 from iglens_tl.lenses.path_start import start_states
-from iglens_tl.lenses.shapley import ShapleyRule
-from iglens_tl.lenses.state_values import STATE_BYTES, value_coalitions
-from iglens_tl.lenses.trace import Trace
+from iglens_tl.lenses.orders.shapley import ShapleyRule
+from iglens_tl.lenses.orders.state_values import STATE_BYTES, value_coalitions
+from iglens_tl.trace import Trace
 from iglens_tl.readout import Point, Reading
 
 

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.order_lens import OrderLens
+from iglens_tl.results.lens import LensResult
+from iglens_tl.lenses.orders.order import OrderLens
 from iglens_tl.lenses.path_start import start_point
-from iglens_tl.lenses.running import state_point
-from iglens_tl.lenses.shapley import ShapleyRule
-from iglens_tl.lenses.state_values import value_coalitions
-from iglens_tl.lenses.trace import Trace
+from iglens_tl.lenses.base import state_point
+from iglens_tl.lenses.orders.shapley import ShapleyRule
+from iglens_tl.lenses.orders.state_values import value_coalitions
+from iglens_tl.trace import Trace
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.readout import Point, Reading
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.baselines import Baseline
 from iglens_tl.lenses.chain import Chain
 from iglens_tl.lenses.path_start import start_needs, start_point
-from iglens_tl.lenses.running import Lens, state_point
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.lenses.base import Lens, state_point
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.readout import Point, Reading, Readout, Value
 

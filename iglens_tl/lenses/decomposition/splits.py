@@ -9,11 +9,11 @@ from torch import Tensor
 
 from iglens_tl.lenses.baselines import Baseline
 from iglens_tl.lenses.chain import build_chain
-from iglens_tl.lenses.directions import Directions
-from iglens_tl.lenses.parts import Parts, head_parts, neuron_parts, source_parts, state_parts
+from iglens_tl.lenses.decomposition.directions import Directions
+from iglens_tl.lenses.decomposition.parts import Parts, head_parts, neuron_parts, source_parts, state_parts
 from iglens_tl.lenses.path_start import START, start_needs, start_point, start_states
-from iglens_tl.lenses.running import state_point
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.lenses.base import state_point
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 from iglens_tl.models.embeddings import embedding_sites
 from iglens_tl.readout import Point

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble_levels
 from iglens_tl.lenses.chain import Chain, build_chain
-from iglens_tl.lenses.options import Count, Layers, resolve_top_k
-from iglens_tl.lenses.running import Lens, run_lenses, state_point
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.arguments import Count, Layers, resolve_top_k
+from iglens_tl.lenses.base import Lens, run_lenses, state_point
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import Point, Reading, Value, ValueLike

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lenses.component_credits import PartCredits
+from iglens_tl.lenses.decomposition.credits import PartCredits
 
 
 @dataclass(frozen=True)

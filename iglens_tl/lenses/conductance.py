@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.baselines import Baseline, BaselineLike, resolve_baseline
 from iglens_tl.lenses.conductance_flow import Flow, measure_flow
-from iglens_tl.lenses.options import Count
-from iglens_tl.lenses.path_values import (
+from iglens_tl.arguments import Count
+from iglens_tl.lenses.input_paths import (
     completeness_note,
     of_whole_text,
     read_positions_only,
@@ -31,8 +31,8 @@ from iglens_tl.lenses.path_values import (
     targets_of,
     whole_texts,
 )
-from iglens_tl.lenses.running import Lens, run_lenses, state_point
-from iglens_tl.lenses.trace import Needs, Trace, collect_trace
+from iglens_tl.lenses.base import Lens, run_lenses, state_point
+from iglens_tl.trace import Needs, Trace, collect_trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.checks import check_model
 from iglens_tl.prompts import (

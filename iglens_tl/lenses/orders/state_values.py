@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iglens_tl.lenses.running import state_point
-from iglens_tl.lenses.trace import Trace
+from iglens_tl.lenses.base import state_point
+from iglens_tl.trace import Trace
 from iglens_tl.readout import Point, Value, read_levels, read_points
 
 STATE_BYTES = 32 * 2**20

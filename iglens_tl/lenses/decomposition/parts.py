@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.lenses.trace import Trace
+from iglens_tl.trace import Trace
 from iglens_tl.models.heads import split_heads
 from iglens_tl.models.neurons import split_neurons
 from iglens_tl.models.sources import head_values

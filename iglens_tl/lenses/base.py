@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from iglens_tl.lens_comparison import Cost
-from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.trace import Needs, Trace, collect_trace
+from iglens_tl.results.comparison import Cost
+from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import Needs, Trace, collect_trace
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 from iglens_tl.models.checks import check_model
 from iglens_tl.prompts import PromptLike, build_requests
