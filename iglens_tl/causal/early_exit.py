@@ -8,15 +8,15 @@ from functools import partial
 
 import torch
 
-from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.base import Lens
 from iglens_tl.lenses.orders.state_values import value_coalitions
-from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.readout import Point, Reading, Value
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import layer_label
+from iglens_tl.trace import Needs, Trace
 
 _NOTE = (
     "early_exit: value(stopping after the layer) − value(stopping before it); the values sum to "

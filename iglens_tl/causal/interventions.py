@@ -14,15 +14,15 @@ from torch import Tensor
 
 from iglens_tl.causal.units import Unit
 from iglens_tl.causal.updates import NoUpdate, Updates, mean_updates, sampled_updates
-from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.base import Lens, state_point
 from iglens_tl.lenses.orders.state_values import value_states
-from iglens_tl.trace import TOKENS_PER_PASS, Needs, Trace, batches_of_equal_length
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.branching import Branches, run_branches
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Point, Reading, Value
+from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import TOKENS_PER_PASS, Needs, Trace, batches_of_equal_length
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
+from iglens_tl.arguments import Count
 from iglens_tl.causal.early_exit import EarlyExit
 from iglens_tl.causal.interventions import Intervention
 from iglens_tl.causal.reference_texts import reference_ids
 from iglens_tl.causal.units import UNITS
-from iglens_tl.results.lens import LensResult
-from iglens_tl.arguments import Count
 from iglens_tl.lenses.base import Lens, run_lenses
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Tokens, bind_value
 from iglens_tl.readout import ValueLike
+from iglens_tl.results.lens import LensResult
 
 InterventionName: TypeAlias = Literal["skip", "zero", "mean", "resample", "early_exit"]
 UnitName: TypeAlias = Literal["layer", "attn", "mlp", "head"]

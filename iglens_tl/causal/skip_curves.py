@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iglens_tl.arguments import Count
 from iglens_tl.causal.named_results import (
     Results,
     changes_of_layers,
@@ -19,15 +20,14 @@ from iglens_tl.causal.named_results import (
 )
 from iglens_tl.causal.text_skipping import TextSkipping
 from iglens_tl.figures import Figure, skip_curves_figure
-from iglens_tl.results.lens import LensResult
-from iglens_tl.arguments import Count
 from iglens_tl.lenses.orders.shapley import antithetic_permutations
-from iglens_tl.trace import Needs, collect_trace
 from iglens_tl.models import Model, ModelAdapter, adapt, check_model
 from iglens_tl.prompts import Request, bind_value, token_string
 from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import LensData, Target
 from iglens_tl.results.frames import TARGET_COLUMNS
+from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import Needs, collect_trace
 
 RANDOM, ORACLE = "random", "oracle"
 """The orders that credits are compared with."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from iglens_tl.lenses.orders.shapley import prefix_coalitions
 from iglens_tl.lenses.orders.state_values import STATE_BYTES, value_states
-from iglens_tl.trace import Trace
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.readout import Value
+from iglens_tl.trace import Trace
 
 
 @dataclass(frozen=True)

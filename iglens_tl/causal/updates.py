@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.causal.units import Unit
-from iglens_tl.trace import TOKENS_PER_PASS, batches_of_equal_length
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.capture import capture, unfold_texts
+from iglens_tl.trace import TOKENS_PER_PASS, batches_of_equal_length
 
 
 class Updates(ABC):

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from iglens_tl.causal.skip_curves import SkipCurves
-from iglens_tl.results.lens import LensResult
 from iglens_tl.results import Target
+from iglens_tl.results.lens import LensResult
 
 
 def join_all(chunks: Sequence[Mapping[str, LensResult]]) -> dict[str, LensResult]:

@@ -17,12 +17,12 @@ from iglens_tl.causal.layer_effects import layer_effects
 from iglens_tl.causal.named_results import changes_of_layers
 from iglens_tl.causal.skip_curves import SkipCurves, skip_curves
 from iglens_tl.causal.validation.joining import curves_from_frame, join_all, join_curves
-from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.compare import compare
 from iglens_tl.models import ModelAdapter, reinitialized
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Value
 from iglens_tl.results import storage
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results.parts import Parts
 
 Report: TypeAlias = Callable[[int, int, str], object]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from iglens_tl.arguments import Count
 from iglens_tl.causal.layer_effects import Scope, plan_layer_effects
 from iglens_tl.causal.skip_curves import SkipCurves
 from iglens_tl.causal.validation.options import (
@@ -28,13 +29,12 @@ from iglens_tl.causal.validation.tables import NULLS, agreement_tables
 from iglens_tl.figures import Figure, agreement_figure
 from iglens_tl.figures.validation import layers_figure, validation_page
 from iglens_tl.files import write_atomically
-from iglens_tl.results.lens import LensResult
-from iglens_tl.arguments import Count
 from iglens_tl.lenses.registry import Lenses
 from iglens_tl.models import Model, adapt
 from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value, build_requests
 from iglens_tl.readout import ValueLike
 from iglens_tl.results import Provenance
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results.parts import Parts
 
 DEFAULT_LENSES = ("ig_lens", "direct_logit_attribution")

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.trace import Trace
 from iglens_tl.models.heads import split_heads
 from iglens_tl.models.neurons import split_neurons
 from iglens_tl.models.sources import head_values
 from iglens_tl.results import segments
+from iglens_tl.trace import Trace
 
 
 @dataclass(frozen=True)
