@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from iglens_tl.figures import Figure, comparison_figure
 from iglens_tl.files import write_atomically
 from iglens_tl.lens_result import LensResult
-from iglens_tl.report import write_report
 from iglens_tl.results import storage
 from iglens_tl.results.agreement import (
     monotonicity,
@@ -20,6 +18,8 @@ from iglens_tl.results.agreement import (
     pairwise_agreement_by_target,
 )
 from iglens_tl.results.frames import target_index
+from iglens_tl.views.figures import Figure, comparison_figure
+from iglens_tl.views.report import write_report
 
 _FORMAT = "iglens_tl.LensComparison"
 _VERSION = 1
@@ -131,7 +131,7 @@ class LensComparison:
         )
 
     def figure(self, *, prompt: int = 0, target: int | str | None = None) -> Figure:
-        """Draw one map per lens on shared axes; see `iglens_tl.figures.comparison_figure`."""
+        """Draw one map per lens on shared axes; see `iglens_tl.views.figures.comparison_figure`."""
         return comparison_figure(self.results, prompt=prompt, target=target)
 
     def report(

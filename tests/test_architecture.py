@@ -20,15 +20,14 @@ LAYERS = [
     "prompts",
     "tuning",
     "results",
-    "figures",
-    "report",
+    "views",
     "lens_result",
     "lens_comparison",
     "lenses",
     "causal",
     "cli",
 ]
-OWNERS = {"transformer_lens": "models", "plotly": "figures", "jinja2": "report", "typer": "cli"}
+OWNERS = {"transformer_lens": "models", "plotly": "views", "jinja2": "views", "typer": "cli"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -18,7 +18,6 @@ from iglens_tl.causal.named_results import (
     named_results,
 )
 from iglens_tl.causal.text_skipping import TextSkipping
-from iglens_tl.figures import Figure, skip_curves_figure
 from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.options import Count
 from iglens_tl.lenses.shapley import antithetic_permutations
@@ -28,6 +27,7 @@ from iglens_tl.prompts import Request, bind_value, token_string
 from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import LensData, Target
 from iglens_tl.results.frames import TARGET_COLUMNS
+from iglens_tl.views.figures import Figure, skip_curves_figure
 
 RANDOM, ORACLE = "random", "oracle"
 """The orders that credits are compared with."""
@@ -97,7 +97,7 @@ class SkipCurves:
         }
 
     def figure(self) -> Figure:
-        """Draw the mean curves; see `iglens_tl.figures.skip_curves_figure`."""
+        """Draw the mean curves; see `iglens_tl.views.figures.skip_curves_figure`."""
         return skip_curves_figure(self.to_frame())
 
     def _area_between(self, order: str) -> Float[np.ndarray, " target"]:
