@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,9 @@ from iglens_tl.results.patching import (
     wide_frame,
 )
 from iglens_tl.results.segments import layer_label
-from iglens_tl.views.figures import Figure, patching_heatmap
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 _NAME = "activation_patching"
 _LOSSES_NOTE = "levels are the value that is lost when the state after a layer is replaced"
@@ -159,6 +162,8 @@ class PatchingResult(PatchingData):
 
     def heatmap(self, *, show: str = "recovered", title: str | None = None) -> Figure:
         """Draw the layer × position map; see `iglens_tl.views.figures.patching_heatmap`."""
+        from iglens_tl.views.figures import patching_heatmap
+
         return patching_heatmap(self, show=show, title=title)
 
     def to_effects(self) -> LensResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,9 @@ from iglens_tl.prompts import Request, bind_value, token_string
 from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import LensData, Target
 from iglens_tl.results.frames import TARGET_COLUMNS
-from iglens_tl.views.figures import Figure, skip_curves_figure
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 RANDOM, ORACLE = "random", "oracle"
 """The orders that credits are compared with."""
@@ -98,6 +101,8 @@ class SkipCurves:
 
     def figure(self) -> Figure:
         """Draw the mean curves; see `iglens_tl.views.figures.skip_curves_figure`."""
+        from iglens_tl.views.figures import skip_curves_figure
+
         return skip_curves_figure(self.to_frame())
 
     def _area_between(self, order: str) -> Float[np.ndarray, " target"]:
