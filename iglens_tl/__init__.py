@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from iglens_tl.causal import layer_effects as layer_effects
     from iglens_tl.causal import skip_curves as skip_curves
     from iglens_tl.causal import validate as validate
-    from iglens_tl.figures import write_html as write_html
     from iglens_tl.results.comparison import LensComparison as LensComparison
     from iglens_tl.results.lens import LensResult as LensResult
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from iglens_tl.tuning import Translators as Translators
     from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
     from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
+    from iglens_tl.views.figures import write_html as write_html
 
 __version__ = "0.1.0"
 
@@ -90,7 +90,7 @@ _HOMES = {
     "train_tuned_lens": "iglens_tl.tuning",
     "tuned_lens": "iglens_tl.lenses",
     "validate": "iglens_tl.causal",
-    "write_html": "iglens_tl.figures",
+    "write_html": "iglens_tl.views.figures",
 }
 
 __all__ = [

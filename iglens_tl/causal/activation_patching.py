@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from iglens_tl.figures import Figure, patching_heatmap
 from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.provenance import describe
 from iglens_tl.trace import collect_trace
@@ -42,6 +42,9 @@ from iglens_tl.results.patching import (
     wide_frame,
 )
 from iglens_tl.results.segments import layer_label
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 _NAME = "activation_patching"
 _LOSSES_NOTE = "levels are the value that is lost when the state after a layer is replaced"
@@ -158,7 +161,9 @@ class PatchingResult(PatchingData):
         return tidy_frame(self) if tidy else wide_frame(self)
 
     def heatmap(self, *, show: str = "recovered", title: str | None = None) -> Figure:
-        """Draw the layer × position map; see `iglens_tl.figures.patching_heatmap`."""
+        """Draw the layer × position map; see `iglens_tl.views.figures.patching_heatmap`."""
+        from iglens_tl.views.figures import patching_heatmap
+
         return patching_heatmap(self, show=show, title=title)
 
     def to_effects(self) -> LensResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ from iglens_tl.causal.named_results import (
     named_results,
 )
 from iglens_tl.causal.text_skipping import TextSkipping
-from iglens_tl.figures import Figure, skip_curves_figure
 from iglens_tl.results.lens import LensResult
 from iglens_tl.arguments import Count
 from iglens_tl.lenses.orders.shapley import antithetic_permutations
@@ -28,6 +28,9 @@ from iglens_tl.prompts import Request, bind_value, token_string
 from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import LensData, Target
 from iglens_tl.results.frames import TARGET_COLUMNS
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 RANDOM, ORACLE = "random", "oracle"
 """The orders that credits are compared with."""
@@ -97,7 +100,9 @@ class SkipCurves:
         }
 
     def figure(self) -> Figure:
-        """Draw the mean curves; see `iglens_tl.figures.skip_curves_figure`."""
+        """Draw the mean curves; see `iglens_tl.views.figures.skip_curves_figure`."""
+        from iglens_tl.views.figures import skip_curves_figure
+
         return skip_curves_figure(self.to_frame())
 
     def _area_between(self, order: str) -> Float[np.ndarray, " target"]:

@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from iglens_tl.figures import Figure, comparison_figure
 from iglens_tl.files import write_atomically
 from iglens_tl.results.lens import LensResult
-from iglens_tl.report import write_report
 from iglens_tl.results import storage
 from iglens_tl.results.agreement import (
     monotonicity,
@@ -20,6 +19,9 @@ from iglens_tl.results.agreement import (
     pairwise_agreement_by_target,
 )
 from iglens_tl.results.frames import target_index
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 _FORMAT = "iglens_tl.LensComparison"
 _VERSION = 1
@@ -131,7 +133,9 @@ class LensComparison:
         )
 
     def figure(self, *, prompt: int = 0, target: int | str | None = None) -> Figure:
-        """Draw one map per lens on shared axes; see `iglens_tl.figures.comparison_figure`."""
+        """Draw one map per lens on shared axes; see `iglens_tl.views.figures.comparison_figure`."""
+        from iglens_tl.views.figures import comparison_figure
+
         return comparison_figure(self.results, prompt=prompt, target=target)
 
     def report(
@@ -159,6 +163,8 @@ class LensComparison:
                 value in two ways, a text that is too long for 6 MB, or a path that cannot be
                 written.
         """
+        from iglens_tl.views.report import write_report
+
         comparisons = [self, *([others] if isinstance(others, LensComparison) else others)]
         results = [result for comparison in comparisons for result in comparison.results]
         shown = {result.lens for result in results}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from iglens_tl.files import write_atomically
 
@@ -58,6 +57,8 @@ class Parts:
         An interruption while it is computed or written leaves no file, so the part is computed
         again by the next run.
         """
+        import pyarrow as pa
+
         path = self.folder / _file_name(name)
         if path.exists():
             try:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from iglens_tl import ig_lens, write_html
-from iglens_tl.figures import patching_heatmap
 from iglens_tl.results import Target, Text
 from iglens_tl.results.agreement import pairwise_agreement
+from iglens_tl.views.figures import patching_heatmap
 from tests.support.patches import ANSWER, CLEAN, OTHER_END, patch
 from tests.support.results import HOSTILE
 

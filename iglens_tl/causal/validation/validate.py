@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,6 @@ from iglens_tl.causal.validation.options import (
 )
 from iglens_tl.causal.validation.runs import Measured, Report, Runs
 from iglens_tl.causal.validation.tables import NULLS, agreement_tables
-from iglens_tl.figures import Figure, agreement_figure
-from iglens_tl.figures.validation import layers_figure, validation_page
 from iglens_tl.files import write_atomically
 from iglens_tl.results.lens import LensResult
 from iglens_tl.arguments import Count
@@ -36,6 +34,9 @@ from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value, build_req
 from iglens_tl.readout import ValueLike
 from iglens_tl.results import Provenance
 from iglens_tl.results.parts import Parts
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 DEFAULT_LENSES = ("ig_lens", "direct_logit_attribution")
 DEFAULT_INTERVENTIONS = ("skip", "mean", "resample", "early_exit")
@@ -75,19 +76,25 @@ class Validation:
         return tuple(n for n in dict.fromkeys(self.table["credits"]) if n.endswith(NULLS))
 
     def figure(self, *, metric: str = "spearman") -> Figure:
-        """Draw one metric for all credits; see `iglens_tl.figures.agreement_figure`."""
+        """Draw one metric for all credits; see `iglens_tl.views.figures.agreement_figure`."""
+        from iglens_tl.views.figures import agreement_figure
+
         return agreement_figure(self.table, metric=metric, nulls=self.nulls)
 
     def curves_figure(self) -> Figure:
-        """Draw the mean skip curves; see `iglens_tl.figures.skip_curves_figure`."""
+        """Draw the mean skip curves; see `iglens_tl.views.figures.skip_curves_figure`."""
         return self.curves.figure()
 
     def layers_figure(self) -> Figure:
         """Draw the mean credits beside the mean effects, layer by layer."""
+        from iglens_tl.views.figures.validation import layers_figure
+
         return layers_figure(self.credits, self.effects)
 
     def to_html(self) -> str:
         """Return a page that says what was compared, with tables and figures, self-contained."""
+        from iglens_tl.views.figures.validation import validation_page
+
         narrow = self.figure().update_layout(width=_PAGE_WIDTH)
         figures = [self.layers_figure(), narrow, self.curves_figure()]
         return validation_page(self.table, figures, self.provenance, nulls=NULLS)

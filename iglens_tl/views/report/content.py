@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from iglens_tl.figures.comparison import merge_segments
-from iglens_tl.report.arrays import ArrayPool
-from iglens_tl.report.heads import heads_content
-from iglens_tl.report.vocabulary import Vocabulary
-from iglens_tl.report.words import lens_label, lens_sentence, value_label
 from iglens_tl.results.data import LensData, Target, Text
 from iglens_tl.results.onset import onset_index
+from iglens_tl.views.figures.comparison import merge_segments
+from iglens_tl.views.report.arrays import ArrayPool
+from iglens_tl.views.report.heads import heads_content
+from iglens_tl.views.report.vocabulary import Vocabulary
+from iglens_tl.views.report.words import lens_label, lens_sentence, value_label
 
 CHOOSING = ("generate", "prepend_bos")
 """Options that choose the targets, which are the same for all results of a page."""

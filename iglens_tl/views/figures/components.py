@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from iglens_tl.figures.heatmap import context_of
-from iglens_tl.figures.hover import hover_text, sum_hover_text
-from iglens_tl.figures.scales import signed_scale
-from iglens_tl.figures.text import shorten, show_blanks, show_label, show_token
 from iglens_tl.results.contributors import check_additive, check_has, check_top, largest
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import Segment, head_label, parse_segment
 from iglens_tl.results.targets import find_target
+from iglens_tl.views.figures.heatmap import context_of
+from iglens_tl.views.figures.hover import hover_text, sum_hover_text
+from iglens_tl.views.figures.scales import signed_scale
+from iglens_tl.views.figures.text import shorten, show_blanks, show_label, show_token
 
 _COLUMN_OF = {
     "attn": "attention",

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from iglens_tl import write_html
-from iglens_tl.figures import comparison_figure
-from iglens_tl.figures.comparison import merge_segments
 from iglens_tl.results.segments import parse_segment
+from iglens_tl.views.figures import comparison_figure
+from iglens_tl.views.figures.comparison import merge_segments
 from tests.support.results import HOSTILE, make_component_result, make_result
 
 TARGET = 2

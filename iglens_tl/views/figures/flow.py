@@ -13,9 +13,6 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from iglens_tl.figures.hover import hover_text, show_segment, sum_hover_text
-from iglens_tl.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
-from iglens_tl.figures.text import show_label, show_token
 from iglens_tl.results.contributors import (
     check_additive,
     check_top,
@@ -25,6 +22,9 @@ from iglens_tl.results.contributors import (
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
+from iglens_tl.views.figures.hover import hover_text, show_segment, sum_hover_text
+from iglens_tl.views.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
+from iglens_tl.views.figures.text import show_label, show_token
 
 _LEFT = (0.0, 400.0, 866.0)
 _THICKNESS = 14.0

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from iglens_tl.figures.heatmap import column_labels, context_of, top_labels
-from iglens_tl.figures.hover import hover_text
-from iglens_tl.figures.scales import level_scale, signed_scale
-from iglens_tl.figures.text import show_label, show_token
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
+from iglens_tl.views.figures.heatmap import column_labels, context_of, top_labels
+from iglens_tl.views.figures.hover import hover_text
+from iglens_tl.views.figures.scales import level_scale, signed_scale
+from iglens_tl.views.figures.text import show_label, show_token
 
 _MAX_TARGETS_SIDE_BY_SIDE = 14
 _LINES = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#4d4d4d", "#01665e")

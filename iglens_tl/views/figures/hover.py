@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iglens_tl.figures.text import shorten, show_label, show_token
 from iglens_tl.results.contributors import count_others, largest, source_token
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
+from iglens_tl.views.figures.text import shorten, show_label, show_token
 
 _MAX_PARTS = 5
 _MAX_TOKEN = 14

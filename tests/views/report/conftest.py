@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from iglens_tl.report import write_report
+from iglens_tl.views.report import write_report
 from tests.support.browser import chromium, watch
 from tests.support.report_pages import settle
 

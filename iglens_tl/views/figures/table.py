@@ -6,9 +6,9 @@ import html
 
 import numpy as np
 
-from iglens_tl.figures.text import show_token
 from iglens_tl.results.data import LensData
 from iglens_tl.results.frames import summary_columns, wide_frame
+from iglens_tl.views.figures.text import show_token
 
 _MAX_ROWS = 60
 _CELL = "padding:2px 6px;text-align:right;white-space:pre"

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from iglens_tl.report.arrays import ArrayPool
 from iglens_tl.results.contributors import check_has, largest
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import Segment, head_label, parse_segment
+from iglens_tl.views.report.arrays import ArrayPool
 
 N_HEADS = 12
 """How many heads of each target stand on the page."""

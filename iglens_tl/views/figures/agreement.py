@@ -8,9 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from iglens_tl.figures.scales import NEUTRAL, POSITIVE
-from iglens_tl.figures.text import show_label
 from iglens_tl.results.agreement import SHUFFLED
+from iglens_tl.views.figures.scales import NEUTRAL, POSITIVE
+from iglens_tl.views.figures.text import show_label
 
 _ENDS = ("mean", "low", "high")
 _NULL = "#a6a6a6"

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from iglens_tl.figures.heatmap import context_of
-from iglens_tl.figures.hover import hover_text, show_segment, sum_hover_text
-from iglens_tl.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
-from iglens_tl.figures.text import show_token
 from iglens_tl.results.contributors import (
     check_additive,
     check_top,
@@ -16,6 +12,10 @@ from iglens_tl.results.contributors import (
 )
 from iglens_tl.results.data import LensData
 from iglens_tl.results.targets import find_target
+from iglens_tl.views.figures.heatmap import context_of
+from iglens_tl.views.figures.hover import hover_text, show_segment, sum_hover_text
+from iglens_tl.views.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
+from iglens_tl.views.figures.text import show_token
 
 
 def waterfall(data: LensData, target: int | str, *, top: int | None = None) -> go.Figure:

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.subplots import make_subplots
 
-from iglens_tl.figures.text import show_label
 from iglens_tl.results.data import LensData, Provenance
 from iglens_tl.results.segments import parse_segment
+from iglens_tl.views.figures.text import show_label
 
 METRICS = {
     "spearman": "rank correlation (Spearman) over the layers; 1 is equal order, 0 is chance",

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from iglens_tl import write_html
-from iglens_tl.figures import comparison_figure
+from iglens_tl.views.figures import comparison_figure
 from tests.support.browser import chromium, needs_chromium, watch
 from tests.support.results import HOSTILE, make_result
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from iglens_tl.figures import plotly_basic_script
-from iglens_tl.figures.text import show_blanks
 from iglens_tl.files import write_atomically
-from iglens_tl.report.content import CHOOSING, distinct, report_content, value_of
-from iglens_tl.report.words import lens_label
 from iglens_tl.results.data import LensData
+from iglens_tl.views.figures import plotly_basic_script
+from iglens_tl.views.figures.text import show_blanks
+from iglens_tl.views.report.content import CHOOSING, distinct, report_content, value_of
+from iglens_tl.views.report.words import lens_label
 
 MAX_BYTES = 6_000_000
 """A page is below this size, so that it can be mailed."""
@@ -169,7 +169,7 @@ def _hash(script: str) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("iglens_tl.report", "assets"),
+        loader=PackageLoader("iglens_tl.views.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -192,4 +192,4 @@ def _own_script() -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("iglens_tl.report") / "assets" / name).read_text(encoding="utf-8")
+    return (files("iglens_tl.views.report") / "assets" / name).read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from iglens_tl.figures.scales import level_scale, signed_scale
-from iglens_tl.figures.text import shorten, show_label, show_token
 from iglens_tl.results.patching import DIRECTIONS, PatchingData
 from iglens_tl.results.segments import layer_label
+from iglens_tl.views.figures.scales import level_scale, signed_scale
+from iglens_tl.views.figures.text import shorten, show_label, show_token
 
 _MAX_LABEL = 14
 

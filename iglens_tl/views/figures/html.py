@@ -45,5 +45,5 @@ def plotly_basic_script() -> str:
 
     It is plotly.js-basic-dist-min 4.1.1 from npm, as published, under the MIT licence beside it.
     """
-    script = files("iglens_tl.figures") / "plotly_basic" / "plotly-basic.min.js"
+    script = files("iglens_tl.views.figures") / "plotly_basic" / "plotly-basic.min.js"
     return script.read_text(encoding="utf-8")

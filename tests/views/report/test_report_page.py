@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from iglens_tl import compare, components
-from iglens_tl.report import page, write_report
 from iglens_tl.results import Provenance
+from iglens_tl.views.report import page, write_report
 from tests.support.reports import make_heads, make_lens, make_lenses
 from tests.support.results import HOSTILE, make_result
 

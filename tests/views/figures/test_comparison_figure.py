@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from iglens_tl.figures import comparison_figure
-from iglens_tl.figures.comparison import merge_segments
+from iglens_tl.views.figures import comparison_figure
+from iglens_tl.views.figures.comparison import merge_segments
 from tests.support.results import make_result
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from iglens_tl.report.arrays import ArrayPool
-from iglens_tl.report.content import report_content
-from iglens_tl.report.heads import N_HEADS, N_SOURCES
 from iglens_tl.results import Target, Text
 from iglens_tl.results.onset import onset_index
+from iglens_tl.views.report.arrays import ArrayPool
+from iglens_tl.views.report.content import report_content
+from iglens_tl.views.report.heads import N_HEADS, N_SOURCES
 from tests.support.reports import TOKENS, decode, make_heads, make_lens, make_lenses
 from tests.support.results import HOSTILE, make_result
 
