@@ -19,15 +19,15 @@ import iglens_tl
 PACKAGE = Path(iglens_tl.__file__).parent
 # A part may import only parts that stand before it.
 LAYERS = [
+    "arguments",
     "files",
     "readout",
     "models",
     "prompts",
+    "trace",
     "tuning",
     "results",
     "views",
-    "lens_result",
-    "lens_comparison",
     "lenses",
     "causal",
     "cli",
@@ -140,8 +140,8 @@ def test_public_names_exist_and_unknown_ones_do_not():
     "module",
     [
         "models.loading",
-        "lenses.ig_lens",
-        "lens_result",
+        "lenses.ig",
+        "results.lens",
         "results.parts",
         "causal.layer_effects",
         "causal.activation_patching",
