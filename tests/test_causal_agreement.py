@@ -116,7 +116,7 @@ def test_credits_levels_and_parts_become_changes_of_blocks(adapter, items):
     np.testing.assert_array_equal(changes_of_blocks(credits).values, credits.values[:, 1:])
     levels = tuned_lens(adapter, ids, answer=answer, top_k=0)
     np.testing.assert_allclose(changes_of_blocks(levels).values, np.diff(levels.values))
-    parts = direct_logit_attribution(adapter, ids, answer=answer, split="head")
+    parts = direct_logit_attribution(adapter, ids, answer=answer, by="head")
     whole = direct_logit_attribution(adapter, ids, answer=answer)
     summed = changes_of_blocks(parts, by_layer=True)
     assert summed.segments == whole.segments[1 : 1 + len(summed.segments)]

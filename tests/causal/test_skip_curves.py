@@ -230,7 +230,7 @@ def test_bad_options_are_named(toy, credits, options, error, message):
 
 
 def test_other_parts_than_whole_layers_are_refused(toy, credits):
-    sublayers = ig_lens(toy, IDS, sublayers=True)
+    sublayers = ig_lens(toy, IDS, by="sublayer")
     with pytest.raises(ValueError, match=r"'ig_lens' has the segments L0.attn, L0.mlp.*by_layer"):
         skip_curves(toy, sublayers)
     some = ig_lens(toy, IDS, layers=[1])
