@@ -18,9 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from iglens_tl.results.lens import LensResult
 from iglens_tl.lenses.provenance import describe
-from iglens_tl.trace import collect_trace
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.checks import check_model
 from iglens_tl.models.patching import patch_each, record
@@ -34,6 +32,7 @@ from iglens_tl.prompts import (
 )
 from iglens_tl.readout import Targets, Value, ValueLike
 from iglens_tl.results import Target, Text
+from iglens_tl.results.lens import LensResult
 from iglens_tl.results.patching import (
     DIRECTIONS,
     PatchingData,
@@ -42,6 +41,7 @@ from iglens_tl.results.patching import (
     wide_frame,
 )
 from iglens_tl.results.segments import layer_label
+from iglens_tl.trace import collect_trace
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure

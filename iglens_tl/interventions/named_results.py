@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from iglens_tl.results import LensData
 from iglens_tl.results.comparison import LensComparison
 from iglens_tl.results.lens import LensResult
-from iglens_tl.results import LensData
 from iglens_tl.results.segments import layer_label, parse_segment
 
 if TYPE_CHECKING:
