@@ -34,10 +34,10 @@ from experiments.causal_agreement.study import (
 )
 from experiments.causal_agreement.summary import ALL, mean_changes, select, summarise
 from iglens_tl import direct_logit_attribution, ig_lens, tuned_lens
-from iglens_tl.causal.agreement import SKIP_CURVES
-from iglens_tl.causal.averages import average
+from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.models import adapt
 from iglens_tl.results.agreement import SHUFFLED
+from iglens_tl.results.statistics import average
 
 _CREDITS = (m.IG_LENS, m.DLA)
 _EFFECTS = (m.SKIP, m.EARLY_EXIT)

@@ -41,6 +41,7 @@ from iglens_tl.results.patching import (
     wide_frame,
 )
 from iglens_tl.results.segments import layer_label
+from iglens_tl.trace import collect_trace
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
