@@ -18,8 +18,9 @@ from iglens_tl.lens_result import LensResult
 from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.running import Lens, state_point
 from iglens_tl.lenses.state_values import value_states
-from iglens_tl.lenses.trace import TOKENS_PER_PASS, Needs, Trace, batches_of_equal_length
+from iglens_tl.lenses.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.batching import TOKENS_PER_PASS, batches_of_equal_length
 from iglens_tl.models.branching import Branches, run_branches
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Point, Reading, Value

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.causal.units import Unit
-from iglens_tl.lenses.trace import TOKENS_PER_PASS, batches_of_equal_length
 from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.batching import TOKENS_PER_PASS, batches_of_equal_length
 from iglens_tl.models.capture import capture, unfold_texts
 
 

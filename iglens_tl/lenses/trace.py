@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,11 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.batching import TOKENS_PER_PASS, cut_padding, pad_right, shared_passes
 from iglens_tl.models.capture import capture
 from iglens_tl.prompts.requests import Request
-
-TOKENS_PER_PASS = 4096
-"""How many tokens a forward pass has at most."""
 
 Reduction: TypeAlias = Callable[[Tensor, list[int]], Tensor]
 """Maps the activation of a whole text, such as `[pos, d_model]`, and its read positions to what to
@@ -83,8 +80,8 @@ def collect_trace(
 ) -> Trace:
     """Run the model once and keep what all lenses together need.
 
-    Texts of equal length share a forward pass, so nothing is padded, and the residual stream is
-    kept only at the read positions.
+    Texts share forward passes as `iglens_tl.models.batching.shared_passes` decides, and the
+    residual stream is kept only at the read positions.
 
     Raises:
         ValueError: If a state is NaN or infinite.
@@ -93,8 +90,9 @@ def collect_trace(
     sites = list(dict.fromkeys(site for need in needs for site in need.sites))
     reductions = {name: r for need in needs for name, r in (need.reductions or {}).items()}
     by_text: dict[str, dict[int, Tensor]] = {name: {} for name in [*sites, *reductions]}
-    lengths = [len(request.ids) for request in requests]
-    batches = batches_of_equal_length(lengths, TOKENS_PER_PASS) if sites or reductions else []
+    texts = [request.ids for request in requests]
+    shared = bool(sites or reductions)
+    batches = shared_passes(adapter, texts, tokens_per_pass=TOKENS_PER_PASS) if shared else []
     for batch in batches:
         kept = _run_batch(adapter, requests, read, batch, sites, reductions)
         for name, parts in kept.items():
@@ -117,23 +115,6 @@ def collect_trace(
     return trace
 
 
-def batches_of_equal_length(lengths: Sequence[int], tokens_per_pass: int) -> list[list[int]]:
-    """Return the indices of texts that share a forward pass, so that nothing is padded.
-
-    Args:
-        lengths: The length of each text.
-        tokens_per_pass: How many tokens a batch has at most; a longer text is alone.
-    """
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, length in enumerate(lengths):
-        by_length[length].append(index)
-    batches = []
-    for length, indices in by_length.items():
-        size = max(1, tokens_per_pass // length)
-        batches += [indices[first : first + size] for first in range(0, len(indices), size)]
-    return batches
-
-
 def _run_batch(
     adapter: ModelAdapter,
     requests: Sequence[Request],
@@ -143,6 +124,7 @@ def _run_batch(
     reductions: Mapping[str, tuple[str, Reduction]],
 ) -> dict[str, list[Tensor]]:
     """Return for every site and reduction what is kept of each text of a batch."""
+    texts = [requests[index].ids for index in batch]
     rows = [row for row, index in enumerate(batch) for _ in read[index]]
     columns = [position for index in batch for position in read[index]]
     sizes = [len(read[index]) for index in batch]
@@ -154,7 +136,10 @@ def _run_batch(
             for name, (of_site, reduction) in reductions.items():
                 if of_site == site:
                     whole = activation.to(device, dtype)
-                    kept[name] = [reduction(whole[r], read[i]) for r, i in enumerate(batch)]
+                    kept[name] = [
+                        reduction(cut_padding(whole[row], len(texts[row]), site=site), read[index])
+                        for row, index in enumerate(batch)
+                    ]
             if site not in sites:
                 return activation.new_empty(0)
             # Indexing makes a new tensor, so the whole activation is not kept alive.
@@ -163,8 +148,7 @@ def _run_batch(
         return take
 
     read_sites = dict.fromkeys([*sites, *(site for site, _ in reductions.values())])
-    tokens = torch.tensor([requests[index].ids for index in batch])
-    taken = capture(adapter, tokens, {site: reader(site) for site in read_sites})
+    taken = capture(adapter, pad_right(texts), {site: reader(site) for site in read_sites})
     return kept | {site: list(taken[site].split(sizes)) for site in sites}
 
 
