@@ -15,7 +15,7 @@ from iglens_tl.lenses.path_start import START, start_needs, start_point, start_s
 from iglens_tl.lenses.base import state_point
 from iglens_tl.trace import Needs, Trace
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
-from iglens_tl.models.embeddings import embedding_sites
+from iglens_tl.models.components import embedding_sites
 from iglens_tl.readout import Point
 from iglens_tl.results import segments
 
