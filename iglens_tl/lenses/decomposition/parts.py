@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.trace import Trace
 from iglens_tl.models.components import head_values, split_heads, split_neurons
 from iglens_tl.results import segments
+from iglens_tl.trace import Trace
 
 
 @dataclass(frozen=True)
