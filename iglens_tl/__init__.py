@@ -9,21 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from iglens_tl.causal import PatchingResult as PatchingResult
-    from iglens_tl.causal import SkipCurves as SkipCurves
-    from iglens_tl.causal import Validation as Validation
-    from iglens_tl.causal import activation_patching as activation_patching
-    from iglens_tl.causal import agreement as agreement
-    from iglens_tl.causal import agreement_by_item as agreement_by_item
-    from iglens_tl.causal import embedded_reference_texts as embedded_reference_texts
-    from iglens_tl.causal import layer_effects as layer_effects
-    from iglens_tl.causal import skip_curves as skip_curves
-    from iglens_tl.causal import validate as validate
-    from iglens_tl.lenses import BASELINES as BASELINES
-    from iglens_tl.lenses import ESTIMATORS as ESTIMATORS
-    from iglens_tl.lenses import PATHS as PATHS
-=======
     from iglens_tl.evaluation import Validation as Validation
     from iglens_tl.evaluation import agreement as agreement
     from iglens_tl.evaluation import agreement_by_item as agreement_by_item
@@ -34,7 +19,9 @@ if TYPE_CHECKING:
     from iglens_tl.interventions import embedded_reference_texts as embedded_reference_texts
     from iglens_tl.interventions import layer_effects as layer_effects
     from iglens_tl.interventions import skip_curves as skip_curves
->>>>>>> interventions
+    from iglens_tl.lenses import BASELINES as BASELINES
+    from iglens_tl.lenses import ESTIMATORS as ESTIMATORS
+    from iglens_tl.lenses import PATHS as PATHS
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
     from iglens_tl.lenses import Components as Components
     from iglens_tl.lenses import Directions as Directions
@@ -79,11 +66,8 @@ if TYPE_CHECKING:
     from iglens_tl.readout import Value as Value
     from iglens_tl.results.comparison import LensComparison as LensComparison
     from iglens_tl.results.lens import LensResult as LensResult
-<<<<<<< HEAD
     from iglens_tl.trace import Trace as Trace
     from iglens_tl.trace import trace_prompt as trace_prompt
-=======
->>>>>>> interventions
     from iglens_tl.tuning import Translators as Translators
     from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
     from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
