@@ -120,7 +120,9 @@ class _Side:
         return torch.where(self.known, plane, -math.inf)
 
 
-def _crossing(rows: ChordRows, chord: Int[Tensor, " interval"], left: _Side, right: _Side) -> Tensor:
+def _crossing(
+    rows: ChordRows, chord: Int[Tensor, " interval"], left: _Side, right: _Side
+) -> Tensor:
     """Return where the tangents meet, which is where the chord is farthest above them."""
     low, high = left.at, right.at
     above, below = left.ceilings - right.tangent(left.mix), left.tangent(right.mix) - right.ceilings

@@ -232,9 +232,7 @@ class Integration:
     def result(self) -> ChordIntegrals:
         """Return the integrals."""
         gradients = self._gradients()
-        return ChordIntegrals(
-            self.start, self.end, self.means, self.slopes, gradients, self.errors
-        )
+        return ChordIntegrals(self.start, self.end, self.means, self.slopes, gradients, self.errors)
 
     def _add(self, part: Pieces, nodes: Nodes, measure: Tensor, found: Slopes) -> None:
         measure = measure.to(found.slopes.device)

@@ -79,7 +79,6 @@ def integrate_adaptive(
         gradients: Whether the gradients are wanted too.
         emphasis: Weights of the places; None for 1 everywhere. The error is checked without them.
     """
-
     limits = torch.as_tensor(tolerance, dtype=torch.float64).expand(len(chords))
 
     def run(integration: Integration, limit: Tensor) -> None:
