@@ -13,7 +13,7 @@ from torch import Tensor
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.capture import capture
 from iglens_tl.models.checks import check_model
-from iglens_tl.models.embeddings import embedding_sites
+from iglens_tl.models.components import embedding_sites
 from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, build_requests, token_string
 from iglens_tl.prompts.tokenization import decode
 from iglens_tl.results.data import Target, Text
