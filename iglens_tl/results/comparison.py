@@ -6,13 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from iglens_tl.figures import Figure, comparison_figure
 from iglens_tl.files import write_atomically
-from iglens_tl.results.lens import LensResult
-from iglens_tl.report import write_report
 from iglens_tl.results import storage
 from iglens_tl.results.agreement import (
     monotonicity,
@@ -20,6 +18,10 @@ from iglens_tl.results.agreement import (
     pairwise_agreement_by_target,
 )
 from iglens_tl.results.frames import target_index
+from iglens_tl.results.lens import LensResult
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 _FORMAT = "iglens_tl.LensComparison"
 _VERSION = 1
@@ -80,6 +82,11 @@ class LensComparison:
     forward_passes: int
     skipped: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the results, in their order: labels, or the names of their lenses."""
+        return tuple(result.name for result in self.results)
+
     def __getitem__(self, lens: str) -> LensResult:
         """Return the result of one lens.
 
@@ -87,9 +94,9 @@ class LensComparison:
             ValueError: If the comparison has no such lens.
         """
         for result in self.results:
-            if result.lens == lens:
+            if result.name == lens:
                 return result
-        names = ", ".join(result.lens for result in self.results)
+        names = ", ".join(result.name for result in self.results)
         reason = f": {self.skipped[lens]}" if lens in self.skipped else ""
         raise ValueError(f"the comparison has no lens {lens!r}{reason}; it has {names}")
 
@@ -104,15 +111,15 @@ class LensComparison:
         """
         if tidy:
             return pd.concat([self._tidy(result) for result in self.results], ignore_index=True)
-        frames = {result.lens: result.to_frame()[list(result.segments)] for result in self.results}
+        frames = {result.name: result.to_frame()[list(result.segments)] for result in self.results}
         return pd.concat(frames, axis=1, names=["lens", "segment"])
 
     def cost_frame(self) -> pd.DataFrame:
         """Return one row per lens with its unit, additivity, worst error and costs."""
         rows = {}
         for result in self.results:
-            cost = self.costs[result.lens]
-            rows[result.lens] = {
+            cost = self.costs[result.name]
+            rows[result.name] = {
                 "unit": result.unit,
                 "additive": result.additive,
                 "largest_error": abs(result.completeness_error).max(),
@@ -122,7 +129,7 @@ class LensComparison:
 
     def summary(self) -> ComparisonSummary:
         """Compare the lenses with one another."""
-        onsets = {result.lens: result.onset().to_numpy() for result in self.results}
+        onsets = {result.name: result.onset().to_numpy() for result in self.results}
         return ComparisonSummary(
             agreement=pairwise_agreement(self.results),
             agreement_by_target=pairwise_agreement_by_target(self.results),
@@ -131,7 +138,9 @@ class LensComparison:
         )
 
     def figure(self, *, prompt: int = 0, target: int | str | None = None) -> Figure:
-        """Draw one map per lens on shared axes; see `iglens_tl.figures.comparison_figure`."""
+        """Draw one map per lens on shared axes; see `iglens_tl.views.figures.comparison_figure`."""
+        from iglens_tl.views.figures import comparison_figure
+
         return comparison_figure(self.results, prompt=prompt, target=target)
 
     def report(
@@ -159,9 +168,11 @@ class LensComparison:
                 value in two ways, a text that is too long for 6 MB, or a path that cannot be
                 written.
         """
+        from iglens_tl.views.report import write_report
+
         comparisons = [self, *([others] if isinstance(others, LensComparison) else others)]
         results = [result for comparison in comparisons for result in comparison.results]
-        shown = {result.lens for result in results}
+        shown = {result.name for result in results}
         skipped = {
             lens: why
             for comparison in comparisons
@@ -226,11 +237,16 @@ class LensComparison:
             "completeness_error": result.completeness_error,
         }.items():
             frame[column] = numbers.repeat(n_segments)
-        for column, number in vars(self.costs[result.lens]).items():
+        for column, number in vars(self.costs[result.name]).items():
             frame[column] = number
         return frame
 
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import comparison_table
+
+        return comparison_table(self.results, self.skipped)
+
     def __repr__(self) -> str:
         """Say what the comparison holds in one line."""
-        names = ", ".join(result.lens for result in self.results)
+        names = ", ".join(result.name for result in self.results)
         return f"LensComparison({names}: {len(self.results[0].targets)} targets)"

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from iglens_tl.figures import (
-    Figure,
-    head_heatmap,
-    heatmap,
-    notebook_table,
-    sankey,
-    source_heatmap,
-    waterfall,
-)
 from iglens_tl.results import storage
 from iglens_tl.results.contributors import contributors_frame, sum_by_head, sum_by_layer
 from iglens_tl.results.data import LensData, TopTokens
 from iglens_tl.results.frames import onset_series, tidy_frame, wide_frame
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,24 +114,38 @@ class LensResult(LensData):
         """
         return sum_by_head(self)
 
+    def figure(self, *, prompt: int = 0, show: str = "value", title: str | None = None) -> Figure:
+        """Draw the default view of a result, its `heatmap`."""
+        return self.heatmap(prompt=prompt, show=show, title=title)
+
     def heatmap(self, *, prompt: int = 0, show: str = "value", title: str | None = None) -> Figure:
-        """Draw the token × segment map; see `iglens_tl.figures.heatmap`."""
+        """Draw the token × segment map; see `iglens_tl.views.figures.heatmap`."""
+        from iglens_tl.views.figures import heatmap
+
         return heatmap(self, prompt=prompt, show=show, title=title)
 
     def waterfall(self, target: int | str, *, top: int | None = None) -> Figure:
-        """Draw how one target's value is built up; see `iglens_tl.figures.waterfall`."""
+        """Draw how one target's value is built up; see `iglens_tl.views.figures.waterfall`."""
+        from iglens_tl.views.figures import waterfall
+
         return waterfall(self, target, top=top)
 
     def head_heatmap(self, target: int | str) -> Figure:
-        """Draw one target's credits by head and layer; see `iglens_tl.figures.head_heatmap`."""
+        """Draw one target's credits by head and layer; see `views.figures.head_heatmap`."""
+        from iglens_tl.views.figures import head_heatmap
+
         return head_heatmap(self, target)
 
     def source_heatmap(self, target: int | str, *, by: str = "layer", top: int = 24) -> Figure:
-        """Draw which tokens a credit was read from; see `iglens_tl.figures.source_heatmap`."""
+        """Draw which tokens a credit was read from; see `views.figures.source_heatmap`."""
+        from iglens_tl.views.figures import source_heatmap
+
         return source_heatmap(self, target, by=by, top=top)
 
     def sankey(self, target: int | str, *, top: int = 20) -> Figure:
-        """Draw one target's credits as flows; see `iglens_tl.figures.sankey`."""
+        """Draw one target's credits as flows; see `iglens_tl.views.figures.sankey`."""
+        from iglens_tl.views.figures import sankey
+
         return sankey(self, target, top=top)
 
     def save(self, path: str | Path) -> Path:
@@ -164,7 +173,9 @@ class LensResult(LensData):
         return storage.to_json(self)
 
     def _repr_html_(self) -> str:
-        return notebook_table(self)
+        from iglens_tl.views.notebook import lens_table
+
+        return lens_table(self)
 
     def __repr__(self) -> str:
         """Say what the result holds in one line."""

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.lenses.estimators import DEFAULT_TOLERANCE, Estimator, chords_of
 from iglens_tl.lenses.decomposition.splits import Group
+from iglens_tl.lenses.estimators import DEFAULT_TOLERANCE, Estimator, chords_of
 from iglens_tl.readout import (
     ROWS_PER_PASS,
     ChordIntegrals,
