@@ -26,6 +26,7 @@ from iglens_tl import components, direct_logit_attribution, ig_lens
 from iglens_tl.cli.validate import PromptLine
 from iglens_tl.models import adapt
 from iglens_tl.results.onset import onset_index
+from tests.support.closeness import assert_identical
 
 LINES = (
     PromptLine(1, "The capital of Vietnam is", " Hanoi"),
@@ -90,7 +91,7 @@ def test_the_answer_map_holds_the_onsets_of_the_result(adapter):
     half = table["value"].abs().groupby(table["position"]).cumsum()
     total = table["value"].abs().groupby(table["position"]).transform("sum")
     expected = table[half >= total / 2].groupby("position")["segment"].first()
-    assert table.groupby("position")["onset, mass"].first().equals(expected.rename("onset, mass"))
+    assert_identical(table.groupby("position")["onset, mass"].first(), expected)
     figure = drawn.figures["answer_map"]
     assert figure.layout.coloraxis.colorbar.title.text == "probability credit"
     result = ig_lens(adapter, setting.question, generate=answer_map.ANSWER_LENGTH)
