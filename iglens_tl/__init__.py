@@ -9,16 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iglens_tl.causal import PatchingResult as PatchingResult
-    from iglens_tl.causal import SkipCurves as SkipCurves
-    from iglens_tl.causal import Validation as Validation
-    from iglens_tl.causal import activation_patching as activation_patching
-    from iglens_tl.causal import agreement as agreement
-    from iglens_tl.causal import agreement_by_item as agreement_by_item
-    from iglens_tl.causal import embedded_reference_texts as embedded_reference_texts
-    from iglens_tl.causal import layer_effects as layer_effects
-    from iglens_tl.causal import skip_curves as skip_curves
-    from iglens_tl.causal import validate as validate
+    from iglens_tl.evaluation import Validation as Validation
+    from iglens_tl.evaluation import agreement as agreement
+    from iglens_tl.evaluation import agreement_by_item as agreement_by_item
+    from iglens_tl.evaluation import validate as validate
+    from iglens_tl.interventions import PatchingResult as PatchingResult
+    from iglens_tl.interventions import SkipCurves as SkipCurves
+    from iglens_tl.interventions import activation_patching as activation_patching
+    from iglens_tl.interventions import embedded_reference_texts as embedded_reference_texts
+    from iglens_tl.interventions import layer_effects as layer_effects
+    from iglens_tl.interventions import skip_curves as skip_curves
     from iglens_tl.lenses import BASELINES as BASELINES
     from iglens_tl.lenses import ESTIMATORS as ESTIMATORS
     from iglens_tl.lenses import PATHS as PATHS
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from iglens_tl.tuning import Translators as Translators
     from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
     from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
-    from iglens_tl.views.figures import write_html as write_html
+    from iglens_tl.views.html import write_html as write_html
 
 __version__ = "0.1.0"
 
@@ -107,38 +107,38 @@ _HOMES = {
     "LensComparison": "iglens_tl.results.comparison",
     "LensResult": "iglens_tl.results.lens",
     "LogitDifference": "iglens_tl.readout",
-    "PatchingResult": "iglens_tl.causal",
+    "PatchingResult": "iglens_tl.interventions",
     "ProbabilityDifference": "iglens_tl.readout",
-    "SkipCurves": "iglens_tl.causal",
+    "SkipCurves": "iglens_tl.interventions",
     "TokenSet": "iglens_tl.readout",
     "Translators": "iglens_tl.tuning",
     "TunedLensWarning": "iglens_tl.tuning",
-    "Validation": "iglens_tl.causal",
+    "Validation": "iglens_tl.evaluation",
     "Value": "iglens_tl.readout",
-    "activation_patching": "iglens_tl.causal",
-    "agreement": "iglens_tl.causal",
-    "agreement_by_item": "iglens_tl.causal",
+    "activation_patching": "iglens_tl.interventions",
+    "agreement": "iglens_tl.evaluation",
+    "agreement_by_item": "iglens_tl.evaluation",
     "compare": "iglens_tl.lenses",
     "components": "iglens_tl.lenses",
     "conductance_by_position": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
     "directions_from_sae": "iglens_tl.lenses",
-    "embedded_reference_texts": "iglens_tl.causal",
+    "embedded_reference_texts": "iglens_tl.interventions",
     "fit_jacobian_lens": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
     "jacobian_lens": "iglens_tl.lenses",
     "layer_conductance": "iglens_tl.lenses",
-    "layer_effects": "iglens_tl.causal",
+    "layer_effects": "iglens_tl.interventions",
     "layer_integrated_gradients": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
     "logit_lens": "iglens_tl.lenses",
     "path_sensitivity": "iglens_tl.lenses",
     "reinitialized": "iglens_tl.models",
-    "skip_curves": "iglens_tl.causal",
+    "skip_curves": "iglens_tl.interventions",
     "train_tuned_lens": "iglens_tl.tuning",
     "tuned_lens": "iglens_tl.lenses",
-    "validate": "iglens_tl.causal",
-    "write_html": "iglens_tl.views.figures",
+    "validate": "iglens_tl.evaluation",
+    "write_html": "iglens_tl.views.html",
 }
 
 __all__ = [

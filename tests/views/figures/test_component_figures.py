@@ -241,9 +241,9 @@ def test_tokens_and_labels_are_escaped_everywhere():
             "no segment of target 1 has",
         ),
         (lambda r: r.sankey("x"), "no target with token 'x'"),
-        (lambda r: replace(r, additive=False).head_heatmap(0), "is not additive"),
-        (lambda r: replace(r, additive=False).source_heatmap(0), "is not additive"),
-        (lambda r: replace(r, additive=False).sankey(0), "is not additive"),
+        (lambda r: replace(r, kind="level").head_heatmap(0), "is not additive"),
+        (lambda r: replace(r, kind="level").source_heatmap(0), "is not additive"),
+        (lambda r: replace(r, kind="level").sankey(0), "is not additive"),
     ],
 )
 def test_bad_input_is_named(result, draw, message):
@@ -261,7 +261,7 @@ def test_a_comparison_keeps_the_order_of_components(result):
 def test_several_figures_share_one_page_and_one_script(result, tmp_path):
     page = write_html([result.waterfall(0), result.head_heatmap(0)], tmp_path / "a.html")
     text = page.read_text()
-    assert text.count("Plotly.newPlot(") == 2
+    assert text.count("data-figure=") == 2
     assert text.count("plotly.js v") == 1
     single = write_html(result.waterfall(0), tmp_path / "b.html").read_text()
     assert abs(len(text) - len(single)) < 100_000
