@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from experiments.benchmarks.measuring import extra_memory_mb
 from experiments.figures import answer_map, completeness, costs, heads, lenses, onsets
 from experiments.figures import reference as reference_figure
 from experiments.figures import setting as setting_module
@@ -307,4 +308,8 @@ def test_costs_are_drawn_for_every_axis():
 def test_a_cost_is_time_and_memory():
     found = measure("ig_lens, delta", Size(tokens=16, layers=2, vocabulary=4_096))
     assert found["seconds"] > 0
-    assert found["memory_mb"] >= 0
+    assert 0 <= found["memory_mb"] < 1_000
+
+
+def test_extra_memory_is_what_a_call_takes():
+    assert extra_memory_mb(lambda: np.ones(2**23)) == pytest.approx(64, abs=8)

@@ -74,15 +74,19 @@ def test_the_prompt_is_read_from_stdin(run):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
-def test_results_and_figures_are_written_and_their_paths_told(run, tmp_path, suffix):
+def test_results_and_figures_are_written_and_their_paths_told(run, toy, tmp_path, suffix):
     out, html = tmp_path / f"result.{suffix}", tmp_path / "figure.html"
     outcome = run("--generate", "3", "--out", str(out), "--html", str(html))
     assert outcome.exit_code == 0
     assert f"wrote {out}" in outcome.stderr
     assert f"wrote {html}" in outcome.stderr
     assert "wrote" not in outcome.stdout
-    readers = {"csv": pd.read_csv, "json": LensResult.load, "parquet": LensResult.load}
-    assert readers[suffix](out) is not None
+    expected = ig_lens(toy, TEXT, generate=3)
+    if suffix == "csv":
+        written = pd.read_csv(out)["final"].to_numpy()
+    else:
+        written = LensResult.load(out).final
+    assert_close_to(written, expected.final, dtype=torch.float32)
     page = html.read_text()
     assert "src=" not in page.split("<script")[0]
     assert "Plotly" in page

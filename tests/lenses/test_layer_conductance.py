@@ -163,7 +163,7 @@ def test_a_users_hooks_stay_active(toy):
     assert_close_to(result.final, expected, dtype=torch.float32)
     frame = result.to_frame()
     assert frame["L1.attn"].item() == 0
-    assert frame["L0.attn"].item() != 0
+    assert abs(frame["L0.attn"].item()) > 1e-3
     assert frame["embed"].item() == pytest.approx((result.final - result.baseline).item(), rel=0.01)
 
 
