@@ -440,6 +440,7 @@ class Intervention(_Effects):
             for row, branch in enumerate(own):
                 where[row, branch.where.start : branch.where.stop] = True
             edit = _Edit(
+                adapter=self.adapter,
                 unit=self.unit,
                 updates=updates,
                 layer=layer,
@@ -479,6 +480,7 @@ class _Branch:
 class _Edit:
     """What happens to the branches of one block; see `iglens_tl.models.branching.Edit`."""
 
+    adapter: ModelAdapter
     unit: Unit
     updates: Updates
     layer: int
@@ -490,7 +492,7 @@ class _Edit:
         """Return what takes the activation's place."""
         update = self.updates.updates(self.layer, self.draws, self.where.shape[1]).to(activation)
         where, units = self.where.to(activation.device), self.units.to(activation.device)
-        return self.unit.replace(activation, inputs, update, where, units)
+        return self.unit.replace(self.adapter, self.layer, activation, inputs, update, where, units)
 
 
 def _first_targets(requests: Sequence[Request]) -> list[int]:
