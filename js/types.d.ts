@@ -67,6 +67,8 @@ declare global {
     segments: string[];
     lenses: Lens[];
     heads: Heads | null;
+    /** Why there are no heads, in a sentence. */
+    why_no_heads: string;
     /** For each token its id, its string, and how it is shown. */
     tokens: [number, string, string][];
     arrays: StoredArray[];

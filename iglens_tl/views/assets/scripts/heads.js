@@ -50,7 +50,7 @@ function restOf(credit, sources) {
 function drawHeads() {
   const { heads } = content;
   if (!heads) {
-    const why = "The heads were not measured for this page; how it was made may say why.";
+    const why = content.why_no_heads || "The heads were not measured for this page.";
     headsBox.replaceChildren(make("p", "hint", why));
     findOne(document, '[data-copy="heads"]').hidden = true;
     return;
