@@ -1,15 +1,15 @@
 """The public names and where each of them stands; `__init__.py` imports them when they are used."""
 
-from .causal import PatchingResult as PatchingResult
-from .causal import SkipCurves as SkipCurves
-from .causal import Validation as Validation
-from .causal import activation_patching as activation_patching
-from .causal import agreement as agreement
-from .causal import agreement_by_item as agreement_by_item
-from .causal import embedded_reference_texts as embedded_reference_texts
-from .causal import layer_effects as layer_effects
-from .causal import skip_curves as skip_curves
-from .causal import validate as validate
+from .evaluation import Validation as Validation
+from .evaluation import agreement as agreement
+from .evaluation import agreement_by_item as agreement_by_item
+from .evaluation import validate as validate
+from .interventions import PatchingResult as PatchingResult
+from .interventions import SkipCurves as SkipCurves
+from .interventions import activation_patching as activation_patching
+from .interventions import embedded_reference_texts as embedded_reference_texts
+from .interventions import layer_effects as layer_effects
+from .interventions import skip_curves as skip_curves
 from .lenses import BASELINES as BASELINES
 from .lenses import ESTIMATORS as ESTIMATORS
 from .lenses import PATHS as PATHS
@@ -62,6 +62,6 @@ from .trace import trace_prompt as trace_prompt
 from .tuning import Translators as Translators
 from .tuning import TunedLensWarning as TunedLensWarning
 from .tuning import train_tuned_lens as train_tuned_lens
-from .views.figures import write_html as write_html
+from .views.html import write_html as write_html
 
 __version__: str

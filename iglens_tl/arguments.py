@@ -49,7 +49,7 @@ def resolve_count(name: str, number: Count, *, least: int, advice: str = "") -> 
     return number
 
 
-def resolve_choice(name: str, chosen: Any, options: Mapping[str, Any]) -> str:
+def resolve_choice(name: str, chosen: Any, options: Mapping[Any, Any]) -> str:
     """Check an option that is one of a table of names.
 
     Raises:

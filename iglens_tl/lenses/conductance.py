@@ -113,7 +113,7 @@ class LayerConductance(Lens):
                 "the baseline 'embed' is the text itself, so that nothing would flow; choose "
                 "'mean', 'mean_causal', 'zero' or a vector"
             )
-        resolve_choice("by", self.by, BY)
+        resolve_choice("split by", self.by, BY)
         resolve_choice("positions", self.positions, POSITIONS)
         resolve_count("n_steps", self.n_steps, least=1, advice=STEPS_ADVICE)
 

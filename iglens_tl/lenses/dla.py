@@ -83,7 +83,7 @@ class DirectLogitAttribution(Lens):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        resolve_choice("by", self.by, DIRECT_BY)
+        resolve_choice("split by", self.by, DIRECT_BY)
         if not self.accepts(self.value):
             raise ValueError(
                 f"direct logit attribution has no value {self.resolved_value.name!r}: with a "

@@ -175,7 +175,7 @@ class IGLens(Lens):
     def __post_init__(self) -> None:
         """Check the options, and that the credit order has them."""
         super().__post_init__()
-        resolve_choice("by", self.by, BY)
+        resolve_choice("split by", self.by, BY)
         object.__setattr__(self, "layers", resolve_layers(self.layers))
         object.__setattr__(self, "baseline", check_baseline(self.baseline))
         resolve_top_k(self.top_k)

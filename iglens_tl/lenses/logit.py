@@ -70,7 +70,7 @@ class LogitLens(LevelLens):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        resolve_choice("by", self.by, BY)
+        resolve_choice("split by", self.by, BY)
         resolve_choice("norm", self.norm, NORMS)
         object.__setattr__(self, "layers", resolve_layers(self.layers))
 

@@ -240,9 +240,9 @@ def test_tokens_and_labels_are_escaped_everywhere():
             "no segment of target 1 has",
         ),
         (lambda r: r.sankey("x"), "no target with token 'x'"),
-        (lambda r: replace(r, additive=False).head_heatmap(0), "is not additive"),
-        (lambda r: replace(r, additive=False).source_heatmap(0), "is not additive"),
-        (lambda r: replace(r, additive=False).sankey(0), "is not additive"),
+        (lambda r: replace(r, kind="level").head_heatmap(0), "is not additive"),
+        (lambda r: replace(r, kind="level").source_heatmap(0), "is not additive"),
+        (lambda r: replace(r, kind="level").sankey(0), "is not additive"),
     ],
 )
 def test_bad_input_is_named(result, draw, message):

@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iglens_tl.causal.metrics import (
+from iglens_tl.evaluation.metrics import (
     calibration_slope,
     kendall,
     metrics,

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iglens_tl import compare, components, ig_lens
-from iglens_tl.causal import agreement, agreement_by_item, layer_effects, skip_curves
-from iglens_tl.causal.averages import average
-from iglens_tl.causal.metrics import metrics
+from iglens_tl.evaluation import agreement, agreement_by_item
+from iglens_tl.evaluation.metrics import metrics
+from iglens_tl.interventions import layer_effects, skip_curves
 from iglens_tl.results import Target, Text
+from iglens_tl.results.statistics import average
 from iglens_tl.views.figures import agreement_figure
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.results import make_result

@@ -13,38 +13,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from iglens_tl.causal.layer_effects import layer_effects
-from iglens_tl.causal.named_results import changes_of_layers
-from iglens_tl.causal.skip_curves import SkipCurves, skip_curves
-from iglens_tl.causal.validation.joining import curves_from_frame, join_all, join_curves
-from iglens_tl.lenses.compare import compare
+from iglens_tl.interventions.effects import layer_effects
+from iglens_tl.interventions.named_results import changes_of_layers
+from iglens_tl.interventions.skip_curves import SkipCurves, skip_curves
+from iglens_tl.lenses import Lens, compare
 from iglens_tl.models import ModelAdapter, reinitialized
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Value
-from iglens_tl.results import storage
+from iglens_tl.results import Target, storage
 from iglens_tl.results.lens import LensResult
-from iglens_tl.results.parts import Parts
+from iglens_tl.resume import Parts
 
 Report: TypeAlias = Callable[[int, int, str], object]
 """What is called before each step: the steps done, how many there are, and what comes now."""
 
-_FITTED = ("tuned_lens", "jacobian_lens")
 _RANDOM = ", random weights"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A lens with options, as it stands in the tables.
-
-    Attributes:
-        name: Its name there.
-        lens: The name of the lens.
-        options: Its options.
-    """
-
-    name: str
-    lens: str
-    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,7 +70,7 @@ class Runs:
 
     Attributes:
         adapter: The model.
-        variants: The lenses.
+        lenses: The lenses, by the names of their credits.
         value: What is measured.
         effect_options: By intervention, more options of `layer_effects`.
         seed: Seed of everything that is drawn.
@@ -98,7 +81,7 @@ class Runs:
     """
 
     adapter: ModelAdapter
-    variants: Sequence[Variant]
+    lenses: Mapping[str, Lens]
     value: Value
     effect_options: Mapping[str, Mapping[str, Any]]
     seed: int
@@ -131,12 +114,12 @@ class Runs:
         """Measure all credits, effects, curves and nulls."""
         starts = range(0, len(requests), self.chunk_size)
         chunks = {start: requests[start : start + self.chunk_size] for start in starts}
-        unfitted = [variant for variant in self.variants if variant.lens not in _FITTED]
+        unfitted = {name: lens for name, lens in self.lenses.items() if not lens.fitted}
         n_stages = 2 + len(self.effect_options)
         if self.nulls:
             n_stages += 1 + (1 + len(self.effect_options)) * bool(unfitted)
         steps = _Steps(self.report, n_stages * len(chunks))
-        credits = self._all_credits(steps, self.adapter, chunks, self.variants)
+        credits = self._all_credits(steps, self.adapter, chunks, self.lenses)
         joined = join_all(credits)
         effects = self._all_effects(steps, self.adapter, chunks)
         curves, notes = self._all_curves(steps, credits)
@@ -168,7 +151,7 @@ class Runs:
         steps: _Steps,
         adapter: ModelAdapter,
         chunks: Mapping[int, Sequence[Request]],
-        variants: Sequence[Variant],
+        lenses: Mapping[str, Lens],
         model: str = "",
     ) -> list[dict[str, LensResult]]:
         """Return the credits of every chunk."""
@@ -177,7 +160,7 @@ class Runs:
                 steps,
                 f"credits{model}",
                 start,
-                partial(self._credits, adapter, variants, _own_targets(chunk)),
+                partial(self._credits, adapter, lenses, _own_targets(chunk)),
             )
             for start, chunk in chunks.items()
         ]
@@ -219,20 +202,11 @@ class Runs:
         return curves, tuple(f"no skip curves of {why}" for why in left_out.values())
 
     def _credits(
-        self, adapter: ModelAdapter, variants: Sequence[Variant], choice: Mapping[str, Any]
+        self, adapter: ModelAdapter, lenses: Mapping[str, Lens], choice: Mapping[str, Any]
     ) -> dict[str, LensResult]:
-        """Return credits by name; variants of different lenses share their forward passes."""
-        found = {}
-        remaining = list(variants)
-        while remaining:
-            this_round: dict[str, Variant] = {}
-            for variant in remaining:
-                this_round.setdefault(variant.lens, variant)
-            remaining = [variant for variant in remaining if variant not in this_round.values()]
-            options = {lens: variant.options for lens, variant in this_round.items()}
-            comparison = compare(adapter, lenses=options, value=self.value, **choice)
-            found |= {this_round[one.lens].name: _light(one) for one in comparison.results}
-        return {variant.name: found[variant.name] for variant in variants if variant.name in found}
+        """Return credits by name; the lenses share their forward passes."""
+        comparison = compare(adapter, **choice, lenses=lenses)
+        return {one.name: _light(one) for one in comparison.results}
 
     def _effects(
         self, adapter: ModelAdapter, intervention: str, requests: Sequence[Request]
@@ -273,7 +247,7 @@ class Runs:
                 drawn = int(rng.integers(self.adapter.readout.d_vocab - 1))
                 prompts.append(list(request.ids[: position + 1]))
                 tokens.append([drawn + (drawn >= own)])
-        return self._credits(self.adapter, self.variants, {"prompt": prompts, "targets": tokens})
+        return self._credits(self.adapter, self.lenses, {"prompt": prompts, "targets": tokens})
 
     def _results(
         self,
@@ -320,3 +294,60 @@ def _light(result: LensResult) -> LensResult:
     if result.additive and any("." in label for label in result.segments):
         result = result.by_layer()
     return replace(result, ranks=None, top=None)
+
+
+def join_all(chunks: Sequence[Mapping[str, LensResult]]) -> dict[str, LensResult]:
+    """Return the results of every name, the chunks joined."""
+    names = chunks[0] if chunks else {}
+    return {name: _join([chunk[name] for chunk in chunks]) for name in names}
+
+
+def _join(results: Sequence[LensResult]) -> LensResult:
+    """Return the results of chunks of prompts as one."""
+    first = results[0]
+    targets: list[Target] = []
+    n_texts = 0
+    for result in results:
+        targets += [replace(target, prompt=target.prompt + n_texts) for target in result.targets]
+        n_texts += len(result.texts)
+    return replace(
+        first,
+        texts=tuple(text for result in results for text in result.texts),
+        targets=tuple(targets),
+        values=np.concatenate([result.values for result in results]),
+        levels=np.concatenate([result.levels for result in results]),
+        baseline=np.concatenate([result.baseline for result in results]),
+        final=np.concatenate([result.final for result in results]),
+        statistics={
+            name: np.concatenate([result.statistics[name] for result in results])
+            for name in first.statistics
+        },
+        provenance=replace(
+            first.provenance,
+            notes=tuple(dict.fromkeys(n for result in results for n in result.provenance.notes)),
+        ),
+    )
+
+
+def curves_from_frame(frame: pd.DataFrame, targets: tuple[Target, ...]) -> SkipCurves:
+    """Return the curves that `SkipCurves.to_frame` made a table of."""
+    by_order = list(frame.groupby("order", sort=False))
+    deletion, insertion = (
+        {
+            str(order): part[curve].to_numpy(dtype=float).reshape(len(targets), -1)
+            for order, part in by_order
+        }
+        for curve in ("deletion", "insertion")
+    )
+    return SkipCurves(str(frame["unit"].iloc[0]), targets, deletion, insertion)
+
+
+def join_curves(chunks: Sequence[SkipCurves], targets: tuple[Target, ...]) -> SkipCurves:
+    """Return the curves of chunks as one, with the targets of all of them."""
+    orders = chunks[0].deletion
+    return SkipCurves(
+        unit=chunks[0].unit,
+        targets=targets,
+        deletion={o: np.concatenate([chunk.deletion[o] for chunk in chunks]) for o in orders},
+        insertion={o: np.concatenate([chunk.insertion[o] for chunk in chunks]) for o in orders},
+    )

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from iglens_tl.arguments import Count
-from iglens_tl.causal.layer_effects import Scope, plan_layer_effects
-from iglens_tl.causal.skip_curves import SkipCurves
-from iglens_tl.causal.validation.options import (
-    Names,
-    Prompts,
-    answers_of_prompts,
-    check_counts,
-    name_prompts,
-    prompt_ids,
-    resolve_effects,
-    resolve_variants,
-    settings_of,
-)
-from iglens_tl.causal.validation.runs import Measured, Report, Runs
-from iglens_tl.causal.validation.tables import NULLS, agreement_tables
+from iglens_tl.evaluation.runs import Measured, Report, Runs, fingerprint
+from iglens_tl.evaluation.tables import NULLS, agreement_tables
 from iglens_tl.files import write_atomically
-from iglens_tl.lenses.registry import Lenses
-from iglens_tl.models import Model, adapt
-from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value, build_requests
-from iglens_tl.readout import ValueLike
+from iglens_tl.interventions.effects import INTERVENTIONS, LayerEffects, Scope
+from iglens_tl.interventions.skip_curves import SkipCurves
+from iglens_tl.lenses.compare import Lenses, resolve_lenses
+from iglens_tl.models import Model, ModelAdapter, adapt
+from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, bind_value, build_requests
+from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import Provenance
 from iglens_tl.results.lens import LensResult
-from iglens_tl.results.parts import Parts
+from iglens_tl.resume import Parts
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
@@ -144,11 +135,8 @@ def validate(
         model: A `HookedTransformer` or `TransformerBridge`. With `nulls` its weights are random for
             a while; they are put back, also after an interruption.
         prompts: A list of texts, chats or token ids. Equal ones count each.
-        lenses: Names of lenses, or a mapping from names to options, as in `compare`. A lens may
-            stand there several times: "ig_lens:reverse" is `ig_lens` with `path="reverse"`, and
-            what follows the colon of a name with options of its own is only a label, as in
-            `{"ig_lens": {}, "ig_lens:from the mean": {"baseline": "mean"}}`. Components of layers
-            are added up.
+        lenses: Lenses or names of lenses, or a mapping from labels to lenses, as in `compare`.
+            Components of layers are added up.
         interventions: Names of interventions, as in `layer_effects`.
         scope: "all" or "last", as in `layer_effects`; skip curves always skip at all positions.
         value: What is measured, of single tokens: on both sides, and along skip curves. Options of
@@ -188,11 +176,11 @@ def validate(
     of_value = bind_value(adapter, value)
     if of_value.sums_over_targets:
         raise ValueError(f"the value {of_value.name} adds up a continuation; use logprob")
-    variants = resolve_variants(lenses)
+    made = resolve_lenses(lenses, value=of_value)
     check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))
     effect_options = resolve_effects(interventions, scope, n_draws, reference, prepend_bos)
     for name, options in effect_options.items():
-        plan_layer_effects(adapter, intervention=name, value=of_value, seed=seed, **options)
+        LayerEffects(intervention=name, value=of_value, seed=seed, **options).bind(adapter)
     called = name_prompts(prompts, names)
     ids = [prompt_ids(adapter, *pair, prepend_bos) for pair in zip(prompts, called, strict=True)]
     answers = answers_of_prompts(answer, len(prompts))
@@ -201,7 +189,7 @@ def validate(
     if answer is None and generate is None:
         generate = 1
     options = {
-        "lenses": {variant.name: dict(variant.options) for variant in variants},
+        "lenses": {name: {"lens": lens.name, **vars(lens)} for name, lens in made.items()},
         "interventions": list(effect_options),
         "scope": scope,
         **of_value.provenance(),
@@ -225,7 +213,7 @@ def validate(
 
     runs = Runs(
         adapter=adapter,
-        variants=variants,
+        lenses=made,
         effect_options=effect_options,
         value=of_value,
         seed=seed,
@@ -285,3 +273,113 @@ def _provenance(measured: Measured, options: dict[str, Any], notes: tuple[str, .
         options={**options, "lenses": lenses},
         notes=tuple(dict.fromkeys((*notes, *measured.notes, *of_results))),
     )
+
+
+if TYPE_CHECKING:
+    Names: TypeAlias = Sequence[str]
+    Prompts: TypeAlias = Sequence[PromptLike]
+else:  # anything may arrive here; it is answered with a readable error
+    Names = Prompts = Any
+
+_WITH_TEXTS = ("mean", "resample")
+
+
+def resolve_effects(
+    interventions: Names,
+    scope: str,
+    n_draws: int,
+    reference: PromptLike | None,
+    prepend_bos: bool | None,
+) -> dict[str, dict[str, Any]]:
+    """Return the options of every intervention."""
+    if isinstance(interventions, str) or not isinstance(interventions, Sequence):
+        raise TypeError(f"interventions must be a list of names, got {interventions!r}")
+    known = ", ".join(INTERVENTIONS)
+    if not interventions:
+        raise ValueError(f"interventions is empty; choose from {known}")
+    for name in interventions:
+        if name not in INTERVENTIONS:
+            raise ValueError(f"unknown intervention {name!r}; choose from {known}")
+        if list(interventions).count(name) > 1:
+            raise ValueError(f"intervention {name!r} is given twice")
+    with_texts = [name for name in interventions if name in _WITH_TEXTS]
+    if reference is not None and not with_texts:
+        raise ValueError(
+            f"reference texts are for {' and '.join(_WITH_TEXTS)}, which are not among the "
+            "interventions"
+        )
+    common = {"scope": scope, "n_draws": n_draws, "prepend_bos": prepend_bos}
+    return {
+        name: {**common, "reference": reference} if name in with_texts else common
+        for name in interventions
+    }
+
+
+def name_prompts(prompts: Prompts, names: Names | None) -> list[str]:
+    """Return what errors call the prompts."""
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        raise TypeError(f"prompts must be a list of prompts, got {type(prompts).__name__}")
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one")
+    called = [f"prompt {i}" for i in range(len(prompts))] if names is None else list(names)
+    if len(called) != len(prompts):
+        raise ValueError(f"got {len(prompts)} prompts but {len(called)} names")
+    return called
+
+
+def prompt_ids(
+    adapter: ModelAdapter, prompt: PromptLike, called: str, prepend_bos: bool | None
+) -> list[int]:
+    """Return the token ids of one prompt."""
+    try:
+        found, is_batch = as_prompts(adapter, prompt, prepend_bos=prepend_bos)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{called}: {error}") from error
+    if is_batch:
+        raise TypeError(f"{called} is a batch; give one text, chat or list of token ids each")
+    return list(found[0].ids)
+
+
+def answers_of_prompts(answer: Tokens | None, n_prompts: int) -> list[Any]:
+    """Return one answer for each prompt."""
+    if not isinstance(answer, (list, tuple)):
+        return [answer] * n_prompts
+    if len(answer) != n_prompts:
+        raise ValueError(f"got {n_prompts} prompts but {len(answer)} answers")
+    return list(answer)
+
+
+def check_counts(**counts: tuple[Any, int]) -> None:
+    """Refuse numbers that are no integers of at least the given size."""
+    for name, (number, least) in counts.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
+
+
+def settings_of(
+    adapter: ModelAdapter, value: Value, options: Mapping[str, Any], texts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all that the numbers depend on."""
+    plain = {**options, **_digests(texts), "value": [value.name, vars(value)]}
+    model = {
+        "model": adapter.name,
+        "backend": adapter.backend,
+        "dtype": str(adapter.dtype),
+        "device": str(adapter.device),
+        "weights": fingerprint(adapter),
+    }
+    return {**model, **json.loads(json.dumps(plain, default=_plain))}
+
+
+def _digests(texts: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(json.dumps(content, default=_plain).encode()).hexdigest()
+        for name, content in texts.items()
+    }
+
+
+def _plain(option: Any) -> Any:
+    """Return what stands for an option that JSON cannot hold."""
+    if hasattr(option, "tolist"):
+        return option.tolist()
+    return getattr(option, "fingerprint", None) or repr(option)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from iglens_tl import LogitDifference, load_model
-from iglens_tl.causal import PatchingResult, activation_patching
+from iglens_tl.interventions import PatchingResult, activation_patching
 from iglens_tl.models import NotApplicableError, adapt, patching
 from tests.conftest import family
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED

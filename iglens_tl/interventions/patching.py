@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from iglens_tl.lenses.provenance import describe
+from iglens_tl.lenses.assembly import describe
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.checks import check_model
 from iglens_tl.models.patching import patch_each, record
@@ -41,6 +41,7 @@ from iglens_tl.results.patching import (
     wide_frame,
 )
 from iglens_tl.results.segments import layer_label
+from iglens_tl.trace import Trace
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
@@ -125,7 +126,7 @@ def activation_patching(
     embed_values = patch_each(
         adapter, run, donor, "resid_pre", measure, layers=[0], positions=[last]
     )
-    trace = collect_trace(adapter, [request], [], {"prepend_bos": prepend_bos})
+    trace = Trace(adapter, [request], choice={"prepend_bos": prepend_bos})
     options = {"direction": direction, "site": site, **bound.provenance()}
     return PatchingResult(
         site=site,
@@ -194,7 +195,7 @@ class PatchingResult(PatchingData):
         return LensResult(
             lens=_NAME,
             unit=self.unit,
-            additive=True,
+            kind="credit",
             segments=tuple(layer_label(layer) for layer in range(len(self.values))),
             texts=(self.clean,),
             targets=(self.target,),

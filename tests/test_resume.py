@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from iglens_tl.results.parts import Parts
+from iglens_tl.resume import Parts
 
 FRAME = pd.DataFrame({"layer": ["L0", "L1"], "credit": [0.25, -0.5]})
 

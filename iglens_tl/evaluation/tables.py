@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from iglens_tl.causal.agreement import SKIP_CURVES, agreement, agreement_by_item
-from iglens_tl.causal.averages import average
-from iglens_tl.causal.skip_curves import RANDOM, SkipCurves
-from iglens_tl.causal.validation.runs import Measured
+from iglens_tl.evaluation.agreement import SKIP_CURVES, agreement, agreement_by_item
+from iglens_tl.evaluation.runs import Measured
+from iglens_tl.interventions.skip_curves import RANDOM, SkipCurves
 from iglens_tl.results.agreement import SHUFFLED
 from iglens_tl.results.frames import TARGET_COLUMNS
+from iglens_tl.results.statistics import average
 
 RANDOM_TARGET, RANDOM_WEIGHTS = ", random target", ", random weights"
 NULLS = (SHUFFLED, RANDOM_TARGET, RANDOM_WEIGHTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from iglens_tl import ig_lens, logit_lens
-from iglens_tl.causal import layer_effects, skip_curves
-from iglens_tl.causal.skip_curves import SkipCurves
+from iglens_tl.interventions import layer_effects, skip_curves
+from iglens_tl.interventions.skip_curves import SkipCurves
 from iglens_tl.models import adapt
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.native import native_bridge
@@ -152,7 +153,9 @@ def test_targets_keep_their_order_among_several_texts(toy):
 
 def test_states_are_read_a_few_at_a_time(toy, credits, monkeypatch):
     whole = skip_curves(toy, credits)
-    monkeypatch.setattr("iglens_tl.causal.text_skipping.STATE_BYTES", 1)
+    # By this name the package has the function.
+    module = importlib.import_module("iglens_tl.interventions.skip_curves")
+    monkeypatch.setattr(module, "STATE_BYTES", 1)
     parts = skip_curves(toy, credits)
     for name in whole.deletion:
         np.testing.assert_allclose(whole.deletion[name], parts.deletion[name], atol=1e-6)
@@ -230,7 +233,7 @@ def test_bad_options_are_named(toy, credits, options, error, message):
 
 
 def test_other_parts_than_whole_layers_are_refused(toy, credits):
-    sublayers = ig_lens(toy, IDS, sublayers=True)
+    sublayers = ig_lens(toy, IDS, by="sublayer")
     with pytest.raises(ValueError, match=r"'ig_lens' has the segments L0.attn, L0.mlp.*by_layer"):
         skip_curves(toy, sublayers)
     some = ig_lens(toy, IDS, layers=[1])

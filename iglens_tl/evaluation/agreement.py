@@ -11,21 +11,21 @@ import pandas as pd
 from jaxtyping import Float
 
 from iglens_tl.arguments import Count
-from iglens_tl.causal.averages import average
-from iglens_tl.causal.metrics import Metric, metrics
-from iglens_tl.causal.named_results import (
+from iglens_tl.evaluation.metrics import Metric, metrics
+from iglens_tl.interventions.named_results import (
     Results,
     check_same_targets,
     named_results,
     shorten,
 )
-from iglens_tl.causal.skip_curves import RANDOM, skip_curves
+from iglens_tl.interventions.skip_curves import RANDOM, skip_curves
 from iglens_tl.models import Model
 from iglens_tl.readout import ValueLike
 from iglens_tl.results.agreement import SHUFFLED, common_changes
 from iglens_tl.results.frames import TARGET_COLUMNS, target_index
 from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import parse_segment
+from iglens_tl.results.statistics import average
 
 if TYPE_CHECKING:
     Counts: TypeAlias = Sequence[int]

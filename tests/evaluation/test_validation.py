@@ -10,13 +10,8 @@ import pandas as pd
 import pytest
 
 from iglens_tl import TokenSet, Validation, ig_lens, validate
-from iglens_tl.causal import (
-    agreement,
-    agreement_by_item,
-    layer_effects,
-    skip_curves,
-)
-from iglens_tl.causal.validation import runs
+from iglens_tl.evaluation import agreement, agreement_by_item, runs
+from iglens_tl.interventions import layer_effects, skip_curves
 from iglens_tl.models import adapt, reinitialized
 from iglens_tl.results import Text
 from tests.support.cases import IDS
