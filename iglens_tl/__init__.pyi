@@ -4,6 +4,7 @@ from .evaluation import Validation as Validation
 from .evaluation import agreement as agreement
 from .evaluation import agreement_by_item as agreement_by_item
 from .evaluation import validate as validate
+from .interventions import LayerEffects as LayerEffects
 from .interventions import PatchingResult as PatchingResult
 from .interventions import SkipCurves as SkipCurves
 from .interventions import activation_patching as activation_patching
@@ -26,6 +27,7 @@ from .lenses import LeaveOneOut as LeaveOneOut
 from .lenses import Lens as Lens
 from .lenses import LogitLens as LogitLens
 from .lenses import PathSensitivity as PathSensitivity
+from .lenses import ReferenceIGLens as ReferenceIGLens
 from .lenses import Reverse as Reverse
 from .lenses import SkipShapley as SkipShapley
 from .lenses import Straight as Straight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.models.batching import TOKENS_PER_PASS, cut_padding, pad_right, shared_passes
 from iglens_tl.models.capture import capture
 from iglens_tl.models.checks import check_model
 from iglens_tl.models.embeddings import embedding_sites
@@ -20,9 +20,6 @@ from iglens_tl.results.data import Target, Text
 
 if TYPE_CHECKING:
     import xarray
-
-TOKENS_PER_PASS = 4096
-"""How many tokens a forward pass has at most."""
 
 Reduction: TypeAlias = Callable[[Tensor, list[int]], Tensor]
 """Maps the activation of a whole text, such as `[pos, d_model]`, and its read positions to what to
@@ -261,8 +258,8 @@ class Trace:
         self, sites: list[str], reductions: Mapping[str, tuple[str, Reduction]]
     ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
         by_text: dict[str, dict[int, Tensor]] = {name: {} for name in [*sites, *reductions]}
-        lengths = [len(request.ids) for request in self.requests]
-        for batch in batches_of_equal_length(lengths, TOKENS_PER_PASS):
+        texts = [request.ids for request in self.requests]
+        for batch in shared_passes(self.adapter, texts, tokens_per_pass=TOKENS_PER_PASS):
             kept = _run_batch(self.adapter, self.requests, self._read, batch, sites, reductions)
             for name, parts in kept.items():
                 by_text[name].update(zip(batch, parts, strict=True))
@@ -368,23 +365,6 @@ def of_whole_text(site: str) -> str:
     return f"{site}, whole text"
 
 
-def batches_of_equal_length(lengths: Sequence[int], tokens_per_pass: int) -> list[list[int]]:
-    """Return the indices of texts that share a forward pass, so that nothing is padded.
-
-    Args:
-        lengths: The length of each text.
-        tokens_per_pass: How many tokens a batch has at most; a longer text is alone.
-    """
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, length in enumerate(lengths):
-        by_length[length].append(index)
-    batches = []
-    for length, indices in by_length.items():
-        size = max(1, tokens_per_pass // length)
-        batches += [indices[first : first + size] for first in range(0, len(indices), size)]
-    return batches
-
-
 def _run_batch(
     adapter: ModelAdapter,
     requests: Sequence[Request],
@@ -394,6 +374,7 @@ def _run_batch(
     reductions: Mapping[str, tuple[str, Reduction]],
 ) -> dict[str, list[Tensor]]:
     """Return for every site and reduction what is kept of each text of a batch."""
+    texts = [requests[index].ids for index in batch]
     rows = [row for row, index in enumerate(batch) for _ in read[index]]
     columns = [position for index in batch for position in read[index]]
     sizes = [len(read[index]) for index in batch]
@@ -405,7 +386,10 @@ def _run_batch(
             for name, (of_site, reduction) in reductions.items():
                 if of_site == site:
                     whole = activation.to(device, dtype)
-                    kept[name] = [reduction(whole[r], read[i]) for r, i in enumerate(batch)]
+                    kept[name] = [
+                        reduction(cut_padding(whole[row], len(texts[row]), site=site), read[index])
+                        for row, index in enumerate(batch)
+                    ]
             if site not in sites:
                 return activation.new_empty(0)
             # Indexing makes a new tensor, so the whole activation is not kept alive.
@@ -414,8 +398,7 @@ def _run_batch(
         return take
 
     read_sites = dict.fromkeys([*sites, *(site for site, _ in reductions.values())])
-    tokens = torch.tensor([requests[index].ids for index in batch])
-    taken = capture(adapter, tokens, {site: reader(site) for site in read_sites})
+    taken = capture(adapter, pad_right(texts), {site: reader(site) for site in read_sites})
     return kept | {site: list(taken[site].split(sizes)) for site in sites}
 
 

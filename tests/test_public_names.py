@@ -65,8 +65,8 @@ def test_the_stub_names_every_lens_warning_and_result():
     assert needed <= {*iglens_tl.__all__, *INNER}
 
 
-INNER = {"LayerParts", "LayerIGPath"}
-"""Parts of public lenses, which nobody makes by themselves."""
+INNER = {"LayerParts", "Intervention", "EarlyExit"}
+"""What public lenses are made of, which nobody makes by themselves."""
 
 
 def test_a_tree_that_is_not_installed_knows_its_version():

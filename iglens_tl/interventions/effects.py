@@ -34,13 +34,14 @@ from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.base import Lens, state_point
 from iglens_tl.lenses.orders.state_values import value_coalitions, value_states
 from iglens_tl.models.adapter import Model, ModelAdapter
+from iglens_tl.models.batching import TOKENS_PER_PASS, batches_of_equal_length
 from iglens_tl.models.branching import Branches, run_branches
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value
 from iglens_tl.readout import Point, Reading, ValueLike
 from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import layer_label
-from iglens_tl.trace import TOKENS_PER_PASS, Needs, Trace, batches_of_equal_length, begin_trace
+from iglens_tl.trace import Needs, Trace, begin_trace
 
 InterventionName: TypeAlias = Literal["skip", "zero", "mean", "resample", "early_exit"]
 UnitName: TypeAlias = Literal["layer", "attn", "mlp", "head"]

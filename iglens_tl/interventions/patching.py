@@ -160,6 +160,15 @@ class PatchingResult(PatchingData):
         """
         return tidy_frame(self) if tidy else wide_frame(self)
 
+    def figure(self, *, show: str = "recovered", title: str | None = None) -> Figure:
+        """Draw the default view of a result, its `heatmap`."""
+        return self.heatmap(show=show, title=title)
+
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import patching_table
+
+        return patching_table(self)
+
     def heatmap(self, *, show: str = "recovered", title: str | None = None) -> Figure:
         """Draw the layer × position map; see `iglens_tl.views.figures.patching_heatmap`."""
         from iglens_tl.views.figures import patching_heatmap

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from iglens_tl.interventions.units import Unit
 from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.batching import TOKENS_PER_PASS, batches_of_equal_length
 from iglens_tl.models.capture import capture, unfold_texts
 from iglens_tl.prompts import PromptLike, as_prompts
-from iglens_tl.trace import TOKENS_PER_PASS, batches_of_equal_length
 
 
 class Updates(ABC):

@@ -106,6 +106,12 @@ class SkipCurves:
 
         return skip_curves_figure(self.to_frame())
 
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import skip_curves_table
+
+        curves = {"deletion": self.deletion, "insertion": self.insertion}
+        return skip_curves_table(curves, self.areas(), self.unit)
+
     def _area_between(self, order: str) -> Float[np.ndarray, " target"]:
         return (self.insertion[order] - self.deletion[order]).mean(axis=1)
 

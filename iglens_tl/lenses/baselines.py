@@ -136,13 +136,6 @@ class Start:
     baseline: Baseline
 
     @property
-    def fingerprint(self) -> str:
-        """What tells the baseline from others also in another process."""
-        if self.vector is None:
-            return self.name
-        return sha256(self.vector.cpu().double().numpy().tobytes()).hexdigest()
-
-    @property
     def key(self) -> str:
         """The name of these baselines among what a trace has reduced, and of their point."""
         return f"{self.site}, baseline {self.baseline.key}"
