@@ -9,21 +9,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iglens_tl.causal import PatchingResult as PatchingResult
-    from iglens_tl.causal import SkipCurves as SkipCurves
-    from iglens_tl.causal import Validation as Validation
-    from iglens_tl.causal import activation_patching as activation_patching
-    from iglens_tl.causal import agreement as agreement
-    from iglens_tl.causal import agreement_by_item as agreement_by_item
-    from iglens_tl.causal import embedded_reference_texts as embedded_reference_texts
-    from iglens_tl.causal import layer_effects as layer_effects
-    from iglens_tl.causal import skip_curves as skip_curves
-    from iglens_tl.causal import validate as validate
-    from iglens_tl.figures import write_html as write_html
-    from iglens_tl.lens_comparison import LensComparison as LensComparison
-    from iglens_tl.lens_result import LensResult as LensResult
+    from iglens_tl.evaluation import Validation as Validation
+    from iglens_tl.evaluation import agreement as agreement
+    from iglens_tl.evaluation import agreement_by_item as agreement_by_item
+    from iglens_tl.evaluation import validate as validate
+    from iglens_tl.interventions import PatchingResult as PatchingResult
+    from iglens_tl.interventions import SkipCurves as SkipCurves
+    from iglens_tl.interventions import activation_patching as activation_patching
+    from iglens_tl.interventions import embedded_reference_texts as embedded_reference_texts
+    from iglens_tl.interventions import layer_effects as layer_effects
+    from iglens_tl.interventions import skip_curves as skip_curves
+    from iglens_tl.lenses import BASELINES as BASELINES
+    from iglens_tl.lenses import ESTIMATORS as ESTIMATORS
+    from iglens_tl.lenses import PATHS as PATHS
     from iglens_tl.lenses import CompletenessWarning as CompletenessWarning
+    from iglens_tl.lenses import Components as Components
     from iglens_tl.lenses import Directions as Directions
+    from iglens_tl.lenses import DirectLogitAttribution as DirectLogitAttribution
+    from iglens_tl.lenses import FrozenShapley as FrozenShapley
+    from iglens_tl.lenses import IGLens as IGLens
+    from iglens_tl.lenses import JacobianLens as JacobianLens
+    from iglens_tl.lenses import LayerConductance as LayerConductance
+    from iglens_tl.lenses import LayerIntegratedGradients as LayerIntegratedGradients
+    from iglens_tl.lenses import LeaveOneOut as LeaveOneOut
+    from iglens_tl.lenses import Lens as Lens
+    from iglens_tl.lenses import LogitLens as LogitLens
+    from iglens_tl.lenses import PathSensitivity as PathSensitivity
+    from iglens_tl.lenses import Reverse as Reverse
+    from iglens_tl.lenses import SkipShapley as SkipShapley
+    from iglens_tl.lenses import Straight as Straight
+    from iglens_tl.lenses import StraightProjected as StraightProjected
+    from iglens_tl.lenses import StraightUniform as StraightUniform
+    from iglens_tl.lenses import TunedLens as TunedLens
     from iglens_tl.lenses import compare as compare
     from iglens_tl.lenses import components as components
     from iglens_tl.lenses import conductance_by_position as conductance_by_position
@@ -36,76 +53,129 @@ if TYPE_CHECKING:
     from iglens_tl.lenses import layer_integrated_gradients as layer_integrated_gradients
     from iglens_tl.lenses import logit_lens as logit_lens
     from iglens_tl.lenses import path_sensitivity as path_sensitivity
+    from iglens_tl.lenses import reference_ig_lens as reference_ig_lens
     from iglens_tl.lenses import tuned_lens as tuned_lens
     from iglens_tl.models import load_model as load_model
     from iglens_tl.models import reinitialized as reinitialized
+    from iglens_tl.readout import VALUES as VALUES
     from iglens_tl.readout import Entropy as Entropy
     from iglens_tl.readout import KLToFinal as KLToFinal
     from iglens_tl.readout import LogitDifference as LogitDifference
     from iglens_tl.readout import ProbabilityDifference as ProbabilityDifference
     from iglens_tl.readout import TokenSet as TokenSet
     from iglens_tl.readout import Value as Value
+    from iglens_tl.results.comparison import LensComparison as LensComparison
+    from iglens_tl.results.lens import LensResult as LensResult
+    from iglens_tl.trace import Trace as Trace
+    from iglens_tl.trace import trace_prompt as trace_prompt
     from iglens_tl.tuning import Translators as Translators
     from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
     from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
+    from iglens_tl.views.figures import write_html as write_html
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "VALUES": "iglens_tl.readout",
+    "trace_prompt": "iglens_tl.trace",
+    "Trace": "iglens_tl.trace",
+    "reference_ig_lens": "iglens_tl.lenses",
+    "PathSensitivity": "iglens_tl.lenses",
+    "Straight": "iglens_tl.lenses",
+    "SkipShapley": "iglens_tl.lenses",
+    "LeaveOneOut": "iglens_tl.lenses",
+    "StraightUniform": "iglens_tl.lenses",
+    "StraightProjected": "iglens_tl.lenses",
+    "Reverse": "iglens_tl.lenses",
+    "FrozenShapley": "iglens_tl.lenses",
+    "Components": "iglens_tl.lenses",
+    "JacobianLens": "iglens_tl.lenses",
+    "LayerIntegratedGradients": "iglens_tl.lenses",
+    "LayerConductance": "iglens_tl.lenses",
+    "DirectLogitAttribution": "iglens_tl.lenses",
+    "TunedLens": "iglens_tl.lenses",
+    "LogitLens": "iglens_tl.lenses",
+    "IGLens": "iglens_tl.lenses",
+    "Lens": "iglens_tl.lenses",
+    "PATHS": "iglens_tl.lenses",
+    "ESTIMATORS": "iglens_tl.lenses",
+    "BASELINES": "iglens_tl.lenses",
     "CompletenessWarning": "iglens_tl.lenses",
     "Directions": "iglens_tl.lenses",
     "Entropy": "iglens_tl.readout",
     "KLToFinal": "iglens_tl.readout",
-    "LensComparison": "iglens_tl.lens_comparison",
-    "LensResult": "iglens_tl.lens_result",
+    "LensComparison": "iglens_tl.results.comparison",
+    "LensResult": "iglens_tl.results.lens",
     "LogitDifference": "iglens_tl.readout",
-    "PatchingResult": "iglens_tl.causal",
+    "PatchingResult": "iglens_tl.interventions",
     "ProbabilityDifference": "iglens_tl.readout",
-    "SkipCurves": "iglens_tl.causal",
+    "SkipCurves": "iglens_tl.interventions",
     "TokenSet": "iglens_tl.readout",
     "Translators": "iglens_tl.tuning",
     "TunedLensWarning": "iglens_tl.tuning",
-    "Validation": "iglens_tl.causal",
+    "Validation": "iglens_tl.evaluation",
     "Value": "iglens_tl.readout",
-    "activation_patching": "iglens_tl.causal",
-    "agreement": "iglens_tl.causal",
-    "agreement_by_item": "iglens_tl.causal",
+    "activation_patching": "iglens_tl.interventions",
+    "agreement": "iglens_tl.evaluation",
+    "agreement_by_item": "iglens_tl.evaluation",
     "compare": "iglens_tl.lenses",
     "components": "iglens_tl.lenses",
     "conductance_by_position": "iglens_tl.lenses",
     "direct_logit_attribution": "iglens_tl.lenses",
     "directions_from_sae": "iglens_tl.lenses",
-    "embedded_reference_texts": "iglens_tl.causal",
+    "embedded_reference_texts": "iglens_tl.interventions",
     "fit_jacobian_lens": "iglens_tl.lenses",
     "ig_lens": "iglens_tl.lenses",
     "jacobian_lens": "iglens_tl.lenses",
     "layer_conductance": "iglens_tl.lenses",
-    "layer_effects": "iglens_tl.causal",
+    "layer_effects": "iglens_tl.interventions",
     "layer_integrated_gradients": "iglens_tl.lenses",
     "load_model": "iglens_tl.models",
     "logit_lens": "iglens_tl.lenses",
     "path_sensitivity": "iglens_tl.lenses",
     "reinitialized": "iglens_tl.models",
-    "skip_curves": "iglens_tl.causal",
+    "skip_curves": "iglens_tl.interventions",
     "train_tuned_lens": "iglens_tl.tuning",
     "tuned_lens": "iglens_tl.lenses",
-    "validate": "iglens_tl.causal",
-    "write_html": "iglens_tl.figures",
+    "validate": "iglens_tl.evaluation",
+    "write_html": "iglens_tl.views.figures",
 }
 
 __all__ = [
+    "BASELINES",
+    "ESTIMATORS",
+    "PATHS",
+    "VALUES",
     "CompletenessWarning",
+    "Components",
+    "DirectLogitAttribution",
     "Directions",
     "Entropy",
+    "FrozenShapley",
+    "IGLens",
+    "JacobianLens",
     "KLToFinal",
+    "LayerConductance",
+    "LayerIntegratedGradients",
+    "LeaveOneOut",
+    "Lens",
     "LensComparison",
     "LensResult",
     "LogitDifference",
+    "LogitLens",
     "PatchingResult",
+    "PathSensitivity",
     "ProbabilityDifference",
+    "Reverse",
     "SkipCurves",
+    "SkipShapley",
+    "Straight",
+    "StraightProjected",
+    "StraightUniform",
     "TokenSet",
+    "Trace",
     "Translators",
+    "TunedLens",
     "TunedLensWarning",
     "Validation",
     "Value",
@@ -127,8 +197,10 @@ __all__ = [
     "load_model",
     "logit_lens",
     "path_sensitivity",
+    "reference_ig_lens",
     "reinitialized",
     "skip_curves",
+    "trace_prompt",
     "train_tuned_lens",
     "tuned_lens",
     "validate",

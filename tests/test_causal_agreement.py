@@ -34,10 +34,10 @@ from experiments.causal_agreement.study import (
 )
 from experiments.causal_agreement.summary import ALL, mean_changes, select, summarise
 from iglens_tl import direct_logit_attribution, ig_lens, tuned_lens
-from iglens_tl.causal.agreement import SKIP_CURVES
-from iglens_tl.causal.averages import average
+from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.models import adapt
 from iglens_tl.results.agreement import SHUFFLED
+from iglens_tl.results.statistics import average
 
 _CREDITS = (m.IG_LENS, m.DLA)
 _EFFECTS = (m.SKIP, m.EARLY_EXIT)
@@ -116,7 +116,7 @@ def test_credits_levels_and_parts_become_changes_of_blocks(adapter, items):
     np.testing.assert_array_equal(changes_of_blocks(credits).values, credits.values[:, 1:])
     levels = tuned_lens(adapter, ids, answer=answer, top_k=0)
     np.testing.assert_allclose(changes_of_blocks(levels).values, np.diff(levels.values))
-    parts = direct_logit_attribution(adapter, ids, answer=answer, split="head")
+    parts = direct_logit_attribution(adapter, ids, answer=answer, by="head")
     whole = direct_logit_attribution(adapter, ids, answer=answer)
     summed = changes_of_blocks(parts, by_layer=True)
     assert summed.segments == whole.segments[1 : 1 + len(summed.segments)]

@@ -253,7 +253,7 @@ def test_logit_shares_of_tokens_add_up_to_those_of_their_heads(toy_model, family
     shares = heads.logit_shares(adapter, "one two three four", generate=2).to_frame(tidy=True)
     of_heads = shares.assign(segment=shares["segment"].str.split("<").str[0])
     found = of_heads.groupby(["position", "segment"])["value"].sum()
-    expected = direct_logit_attribution(adapter, "one two three four", generate=2, split="head")
+    expected = direct_logit_attribution(adapter, "one two three four", generate=2, by="head")
     expected = expected.to_frame(tidy=True).set_index(["position", "segment"])["value"]
     assert (found - expected.loc[found.index]).abs().max() < 1e-5
 

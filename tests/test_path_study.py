@@ -21,7 +21,7 @@ from experiments.path_study.responses import centre_of_mass, coarse_gap, onset_l
 from experiments.path_study.study import Study, measure
 from iglens_tl import LogitDifference, ig_lens
 from iglens_tl.models import adapt
-from iglens_tl.results.parts import Parts
+from iglens_tl.resume import Parts
 
 
 @pytest.fixture(scope="module")

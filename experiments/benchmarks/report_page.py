@@ -19,8 +19,8 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from iglens_tl.report import write_report
 from iglens_tl.results import LensData, Provenance, Target, Text, TopTokens
+from iglens_tl.views.report import write_report
 
 VALUES = {"prob": "probability", "logprob": "nats", "logit": "logit"}
 LENSES = {"ig_lens": True, "logit_lens": False, "tuned_lens": False}

@@ -17,15 +17,15 @@ from experiments.causal.items import Item
 from experiments.causal_agreement.changes import Changes, changes_of_blocks, side_by_side
 from experiments.causal_agreement.pairs import corrupted_ids
 from iglens_tl import CompletenessWarning, TunedLensWarning, activation_patching
-from iglens_tl.causal.layer_effects import plan_layer_effects
-from iglens_tl.lenses.components import plan_components
+from iglens_tl.interventions.effects import plan_layer_effects
+from iglens_tl.lenses.base import Lens, run_lenses
+from iglens_tl.lenses.conductance import plan_layer_conductance
 from iglens_tl.lenses.credit_orders import PATHS
-from iglens_tl.lenses.direct_logit_attribution import plan_direct_logit_attribution
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.layer_conductance import plan_layer_conductance
-from iglens_tl.lenses.layer_integrated_gradients import plan_layer_integrated_gradients
-from iglens_tl.lenses.running import Lens, run_lenses
-from iglens_tl.lenses.tuned_lens import plan_tuned_lens
+from iglens_tl.lenses.decomposition.components import plan_components
+from iglens_tl.lenses.dla import plan_direct_logit_attribution
+from iglens_tl.lenses.ig import plan_ig_lens
+from iglens_tl.lenses.layer_ig import plan_layer_integrated_gradients
+from iglens_tl.lenses.tuned import plan_tuned_lens
 from iglens_tl.models import ModelAdapter, capture
 from iglens_tl.results.segments import layer_label
 

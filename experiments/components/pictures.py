@@ -10,7 +10,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from iglens_tl import write_html
-from iglens_tl.figures import Figure
+from iglens_tl.views.figures import Figure
 
 
 def take_pictures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

@@ -18,8 +18,8 @@ from experiments.components.markdown import tables_page
 from experiments.components.outcomes import FAMILIES, Family, measure
 from experiments.components.pictures import take_pictures
 from iglens_tl import components, load_model
-from iglens_tl.figures import Figure
 from iglens_tl.models import ModelAdapter, adapt
+from iglens_tl.views.figures import Figure
 
 _FOLDER = Path(__file__).parent
 

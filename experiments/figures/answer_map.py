@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS
 from iglens_tl import LensResult, ig_lens
-from iglens_tl.figures.text import show_label
 from iglens_tl.results.onset import onset_index
+from iglens_tl.views.figures.text import show_label
 
 ANSWER_LENGTH = 12
 RULES = {

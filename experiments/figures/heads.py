@@ -19,16 +19,16 @@ from plotly.subplots import make_subplots
 from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS, counted, finish
 from iglens_tl import LensResult, components
-from iglens_tl.figures.scales import signed_scale
-from iglens_tl.figures.text import shorten, show_blanks
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.baselines import resolve_baseline
-from iglens_tl.lenses.running import Lens, run_lenses
-from iglens_tl.lenses.splits import Split
-from iglens_tl.lenses.trace import Needs, Trace
+from iglens_tl.lenses.base import Lens, run_lenses
+from iglens_tl.lenses.decomposition.splits import Split
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.models import ModelAdapter
 from iglens_tl.readout import Point, Reading, inverse_norms, raw_logits, token_directions
 from iglens_tl.results.segments import parse_segment
+from iglens_tl.views.figures.scales import signed_scale
+from iglens_tl.views.figures.text import shorten, show_blanks
 
 N_HEADS = 12
 SHARE = 0.01

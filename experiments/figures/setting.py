@@ -13,9 +13,9 @@ import pandas as pd
 from experiments.causal.items import FAMILIES, SMALLEST_P, WRONG, Item, draw_all
 from experiments.figures.two_hop_pairs import draw_pairs
 from iglens_tl.cli.validate import PromptLine, read_prompts
-from iglens_tl.figures import Figure
 from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import Request, build_requests
+from iglens_tl.views.figures import Figure
 
 PROMPTS = Path(__file__).parent / "prompts.txt"
 """The prompts of figures that are made without a file of the user's."""

@@ -13,7 +13,7 @@ from experiments.path_study.conditions import DEFAULT, ORDERS, VALUES, of_order
 from experiments.path_study.measuring import EFFECTS
 from experiments.path_study.responses import NUMBERS
 from experiments.path_study.study import RIGHT, Study, values_of
-from iglens_tl.figures import Figure
+from iglens_tl.views.figures import Figure
 
 _TITLES = {"prob": "p", "logprob": "log p (nats)", "logit_difference": "logit difference"}
 _COLORS: dict[str, str] = dict(zip(VALUES, ("#2166ac", "#b2182b", "#1b7837"), strict=True))

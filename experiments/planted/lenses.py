@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.planted.vocabulary import reference_texts
-from iglens_tl.causal.layer_effects import plan_layer_effects
-from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.components import plan_components
+from iglens_tl.interventions.effects import plan_layer_effects
+from iglens_tl.lenses.base import Lens, run_lenses
+from iglens_tl.lenses.conductance import plan_layer_conductance
 from iglens_tl.lenses.credit_orders import PATHS
-from iglens_tl.lenses.direct_logit_attribution import plan_direct_logit_attribution
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.layer_conductance import plan_layer_conductance
-from iglens_tl.lenses.layer_integrated_gradients import plan_layer_integrated_gradients
-from iglens_tl.lenses.logit_lens import plan_logit_lens
-from iglens_tl.lenses.running import Lens, run_lenses
+from iglens_tl.lenses.decomposition.components import plan_components
+from iglens_tl.lenses.dla import plan_direct_logit_attribution
+from iglens_tl.lenses.ig import plan_ig_lens
+from iglens_tl.lenses.layer_ig import plan_layer_integrated_gradients
+from iglens_tl.lenses.logit import plan_logit_lens
 from iglens_tl.models import ModelAdapter
+from iglens_tl.results.lens import LensResult
 
 _CONDUCTANCE_STEPS = 20
 _GRADIENT_NODES = 20

@@ -98,8 +98,8 @@ def compare(
 def _write_files(
     comparison: LensComparison, out: Path | None, html: Path | None, messages: Console
 ) -> None:
-    from iglens_tl.figures import write_html
     from iglens_tl.files import write_atomically
+    from iglens_tl.views.figures import write_html
 
     written = []
     if out is not None and out.suffix.lower() == ".csv":

@@ -35,7 +35,7 @@ from iglens_tl.cli.options import (
 
 if TYPE_CHECKING:
     from iglens_tl import LensResult
-    from iglens_tl.figures import Figure
+    from iglens_tl.views.figures import Figure
 
 
 def components(
@@ -103,8 +103,8 @@ def components(
 def _write_files(
     result: LensResult, top: int, out: Path | None, html: Path | None, messages: Console
 ) -> None:
-    from iglens_tl.figures import write_html
     from iglens_tl.files import write_atomically
+    from iglens_tl.views.figures import write_html
 
     written = []
     if out is not None and out.suffix.lower() == ".csv":

@@ -132,8 +132,8 @@ def parse_layers(text: str) -> list[int]:
 def _write_files(
     result: LensResult, out: Path | None, html: Path | None, messages: Console
 ) -> None:
-    from iglens_tl.figures import write_html
     from iglens_tl.files import write_atomically
+    from iglens_tl.views.figures import write_html
 
     written = []
     if out is not None and out.suffix.lower() == ".csv":

@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from iglens_tl.files import write_atomically
 from iglens_tl.results.data import LensData, Provenance, Target, Text, TopTokens
 from iglens_tl.results.frames import tidy_frame
 
 _FORMAT = "iglens_tl.LensResult"
-_VERSION = 1
+_VERSION = 2
 _KEY = b"iglens_tl"
 
 
@@ -47,7 +45,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"there is no file {str(path)!r}")
     try:
         return _checked_fields(*reader(Path(path)))
-    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{str(path)!r} holds no result of iglens_tl: {error}") from error
 
 
@@ -76,6 +74,9 @@ def _save_json(data: LensData) -> Callable[[Path], object]:
 
 
 def _save_parquet(data: LensData) -> Callable[[Path], object]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     table = pa.Table.from_pandas(tidy_frame(data), preserve_index=False)
     metadata = {**(table.schema.metadata or {}), _KEY: json.dumps(_encode(_header(data))).encode()}
     return lambda path: pq.write_table(table.replace_schema_metadata(metadata), path)
@@ -87,7 +88,13 @@ def _load_json(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def _load_parquet(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    table = pq.read_table(path)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
     return json.loads((table.schema.metadata or {})[_KEY]), table.to_pandas()
 
 
@@ -108,8 +115,8 @@ def _header(data: LensData) -> dict[str, Any]:
         "version": _VERSION,
         "lens": data.lens,
         "unit": data.unit,
-        "additive": data.additive,
-        "cumulative": data.cumulative,
+        "kind": data.kind,
+        "label": data.label,
         "statistics": list(data.statistics),
         "provenance": asdict(data.provenance),
         "segments": list(data.segments),
@@ -144,8 +151,8 @@ def _fields(header: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
     return {
         "lens": header["lens"],
         "unit": header["unit"],
-        "additive": header["additive"],
-        "cumulative": header.get("cumulative", True),
+        "kind": header["kind"],
+        "label": header["label"],
         "segments": tuple(segments),
         "texts": tuple(Text(tuple(t["ids"]), tuple(t["tokens"])) for t in header["texts"]),
         "targets": tuple(

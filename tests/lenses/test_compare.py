@@ -136,20 +136,20 @@ def test_options_are_given_by_lens_and_the_value_to_all_that_have_one(toy):
 
 def test_a_lens_that_does_not_apply_is_left_out_with_the_reason(toy_model):
     model = toy_model("gptj")
-    lenses = {"logit_lens": {"sublayers": True}, "ig_lens": {}}
+    lenses = {"logit_lens": {"by": "sublayer"}, "ig_lens": {}}
     comparison = compare(model, IDS, lenses=lenses)
     assert [result.lens for result in comparison.results] == ["ig_lens"]
     assert "attention and MLP in parallel" in comparison.skipped["logit_lens"]
     with pytest.raises(ValueError, match="has no lens 'logit_lens': .*in parallel.*it has ig_lens"):
         comparison["logit_lens"]
     with pytest.raises(ValueError, match="none of the lenses applies to .*gptj: logit_lens: "):
-        compare(model, IDS, lenses={"logit_lens": {"sublayers": True}})
+        compare(model, IDS, lenses={"logit_lens": {"by": "sublayer"}})
 
 
 def test_a_lens_that_turns_out_not_to_apply_lets_the_others_run(toy_folder):
     model = load_model(toy_folder("llama"))
     hook = ("blocks.1.hook_attn_out", lambda output, hook: output * 1.5 + 1)
-    lenses = {"direct_logit_attribution": {"split": "head"}, "ig_lens": {}}
+    lenses = {"direct_logit_attribution": {"by": "head"}, "ig_lens": {}}
     with model.hooks(fwd_hooks=[hook]):
         comparison = compare(model, IDS, lenses=lenses)
         alone = ig_lens(model, IDS)
@@ -196,10 +196,14 @@ def test_a_changed_version_is_refused(comparison, tmp_path):
     ("options", "error", "message"),
     [
         ({"lenses": ["ig_lens", "magic"]}, ValueError, "unknown lens 'magic'; choose from .*ig_le"),
-        ({"lenses": ["ig_lens", "ig_lens"]}, ValueError, "lens 'ig_lens' is given twice"),
+        (
+            {"lenses": ["ig_lens", "ig_lens"]},
+            ValueError,
+            "lens 'ig_lens' is given twice",
+        ),
         ({"lenses": []}, ValueError, "lenses is empty; choose from"),
-        ({"lenses": "ig_lens"}, TypeError, "lenses must be a list of names or a mapping"),
-        ({"lenses": 3}, TypeError, "lenses must be a list of names or a mapping"),
+        ({"lenses": "ig_lens"}, TypeError, "lenses must be a list of lenses or names"),
+        ({"lenses": 3}, TypeError, "lenses must be a list of lenses or names"),
         ({"lenses": {"ig_lens": {"norm": "own"}}}, TypeError, "ig_lens has no option 'norm'; it h"),
         ({"lenses": {"ig_lens": {"layers": [7]}}}, ValueError, "layer 7 is out of range"),
         ({"value": "odds"}, ValueError, "unknown value 'odds'"),

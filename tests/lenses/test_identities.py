@@ -83,9 +83,9 @@ def test_sublayers_add_up_to_their_layer_or_are_refused(toy_model, name, backend
     model = toy_model(name, backend)
     if adapt(model).block_kind == "parallel":
         with pytest.raises(ValueError, match="parallel.*sublayers=False"):
-            ig_lens(model, IDS, sublayers=True)
+            ig_lens(model, IDS, by="sublayer")
         return
-    fine = ig_lens(model, IDS, sublayers=True).to_frame()
+    fine = ig_lens(model, IDS, by="sublayer").to_frame()
     whole = ig_lens(model, IDS).to_frame()
     for layer in range(3):
         total = fine[f"L{layer}.attn"] + fine[f"L{layer}.mlp"]

@@ -208,6 +208,6 @@ def test_fitting_leaves_the_model_as_it_was(toy_folder):
 
 
 def test_the_examples_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.jacobian_lens"))
+    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.jacobian"))
     assert outcome.attempted > 0
     assert outcome.failed == 0

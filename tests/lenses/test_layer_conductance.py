@@ -10,17 +10,26 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import CompletenessWarning, conductance_by_position, ig_lens, layer_conductance
-from iglens_tl.lenses import path_values
-from iglens_tl.lenses.registry import LENSES
-from iglens_tl.lenses.trace import collect_trace
+from iglens_tl import (
+    CompletenessWarning,
+    LayerConductance,
+    conductance_by_position,
+    ig_lens,
+    layer_conductance,
+)
+from iglens_tl.lenses import input_paths
 from iglens_tl.models import adapt, capture
 from iglens_tl.models.gradients import run_from_states
-from iglens_tl.prompts import build_requests
+from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.native import native_bridge
 
 PROMPT, NEXT = IDS[:6], IDS[6]
+VIEWS = {
+    "last": {"positions": "read"},
+    "total": {"positions": "all"},
+    "sublayer": {"by": "sublayer", "positions": "all"},
+}
 # Their routing jumps along the path, and no integral of gradients sees a jump.
 EXPERTS = ("mixtral", "olmoe")
 
@@ -28,7 +37,7 @@ EXPERTS = ("mixtral", "olmoe")
 def totals(model, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompletenessWarning)
-        options = {"targets": [NEXT], "view": "total", "value": "logprob"} | options
+        options = {"targets": [NEXT], "positions": "all", "value": "logprob"} | options
         return layer_conductance(model, PROMPT, **options)
 
 
@@ -82,7 +91,7 @@ def test_the_error_falls_with_the_square_of_the_steps(toy_model):
 def test_attention_only_blocks_have_no_mlp_segment():
     model = native_bridge(attn_only=True, n_layers=2)
     result = layer_conductance(
-        model, PROMPT, targets=[NEXT], view="sublayer", n_steps=1600, value="logprob"
+        model, PROMPT, targets=[NEXT], by="sublayer", positions="all", n_steps=1600, value="logprob"
     )
     assert result.segments == ("embed", "L0.attn", "L1.attn")
     np.testing.assert_allclose(result.values[:, 0], result.final - result.baseline, rtol=1e-2)
@@ -94,10 +103,7 @@ def test_positions_add_up_to_the_views(toy_model, name):
     options = {"answer": IDS[6:8], "n_steps": 200, "value": "logit"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompletenessWarning)
-        views = {
-            view: layer_conductance(model, PROMPT, view=view, **options)
-            for view in ("last", "total", "sublayer")
-        }
+        views = {view: layer_conductance(model, PROMPT, **VIEWS[view], **options) for view in VIEWS}
     table = conductance_by_position(model, PROMPT, **options)
     assert table["source"].max() == len(PROMPT)
     summed = table.groupby(["position", "segment"], sort=False)["value"].sum().unstack(sort=False)
@@ -106,18 +112,18 @@ def test_positions_add_up_to_the_views(toy_model, name):
     np.testing.assert_allclose(
         own["value"].to_numpy().reshape(2, 4), views["last"].values, atol=1e-6
     )
-    fine = conductance_by_position(model, PROMPT, sublayers=True, **options)
+    fine = conductance_by_position(model, PROMPT, by="sublayer", **options)
     summed = fine.groupby(["position", "segment"], sort=False)["value"].sum().unstack(sort=False)
     np.testing.assert_allclose(summed, views["sublayer"].values, atol=1e-6)
     assert list(summed.columns) == list(views["sublayer"].segments)
 
 
-@pytest.mark.parametrize("view", ["last", "total", "sublayer"])
+@pytest.mark.parametrize("view", VIEWS)
 def test_the_size_of_the_parts_changes_nothing(toy, monkeypatch, view):
-    options = {"answer": IDS[6:9], "view": view, "n_steps": 20, "baseline": "mean_causal"}
+    options = {"answer": IDS[6:9], **VIEWS[view], "n_steps": 20, "baseline": "mean_causal"}
     whole = layer_conductance(toy, PROMPT, value="logit", **options)
     for tokens in (1, 27):  # one and three nodes at a time
-        monkeypatch.setattr(path_values, "TOKENS_PER_PASS", tokens)
+        monkeypatch.setattr(input_paths, "TOKENS_PER_PASS", tokens)
         parts = layer_conductance(toy, PROMPT, value="logit", **options)
         np.testing.assert_allclose(parts.values, whole.values, atol=1e-4)
         np.testing.assert_allclose(parts.baseline, whole.baseline, atol=1e-5)
@@ -136,9 +142,8 @@ def test_targets_and_prompts_are_measured_as_one_by_one(toy):
 
 def test_passes_count_every_node(toy):
     adapter = adapt(toy)
-    lens = LENSES["layer_conductance"](adapter, n_steps=50)
-    requests = build_requests(adapter, [PROMPT, IDS], targets=[NEXT, 30, 31])
-    trace = collect_trace(adapter, requests, [lens.needs()], {})
+    lens = LayerConductance(n_steps=50)
+    trace = begin_trace(adapter, [PROMPT, IDS], targets=[NEXT, 30, 31])
     assert lens.passes(trace) == (2 * 51, 2 * 3 * 51)
 
 
@@ -150,7 +155,7 @@ def test_a_users_hooks_stay_active(toy):
 
     with toy.hooks(fwd_hooks=[(adapter.attn_site(1), silence)]):
         result = layer_conductance(
-            toy, PROMPT, targets=[NEXT], view="sublayer", n_steps=200, value="logit"
+            toy, PROMPT, targets=[NEXT], by="sublayer", positions="all", n_steps=200, value="logit"
         )
         expected = ig_lens(toy, PROMPT, targets=[NEXT], value="logit").final
     np.testing.assert_allclose(result.final, expected)
@@ -255,7 +260,7 @@ def test_results_are_tabled_stored_and_drawn(toy, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"view": "middle"}, ValueError, "unknown view 'middle'; choose one of last"),
+        ({"positions": "middle"}, ValueError, "unknown positions 'middle'; choose one of read"),
         ({"baseline": "noise"}, ValueError, "unknown baseline 'noise'"),
         ({"baseline": "embed"}, ValueError, "nothing would flow"),
         ({"baseline": [0.0] * 5}, ValueError, r"shape \(5,\), expected \(32,\)"),
@@ -300,6 +305,6 @@ def test_captum_finds_the_same_conductances(toy_model):
 
 
 def test_the_examples_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.layer_conductance"))
+    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.conductance"))
     assert outcome.attempted > 0
     assert outcome.failed == 0

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iglens_tl.lenses.shapley import (
+from iglens_tl.lenses.orders.shapley import (
     ShapleyRule,
     all_coalitions,
     antithetic_permutations,

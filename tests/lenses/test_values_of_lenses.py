@@ -24,10 +24,10 @@ from iglens_tl import (
     layer_integrated_gradients,
     logit_lens,
 )
-from iglens_tl.lenses.components import plan_components
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.running import run_lenses
+from iglens_tl.lenses import Components, IGLens
+from iglens_tl.lenses.base import measure
 from iglens_tl.models import adapt
+from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.chords import states_of
 
@@ -113,9 +113,9 @@ def test_levels_and_credits_of_every_value_are_those_of_plain_logits(
 ):
     model = toy_model(name, backend)
     adapter = adapt(model)
-    lenses = [plan_ig_lens(adapter, value=value, top_k=0) for value in EVERY_VALUE]
-    lenses += [plan_components(adapter, value=value) for value in SPLIT_ON_EVERY_FAMILY]
-    results = run_lenses(adapter, lenses, TEXT).results
+    lenses = [IGLens(value=value, top_k=0) for value in EVERY_VALUE]
+    lenses += [Components(value=value) for value in SPLIT_ON_EVERY_FAMILY]
+    results = measure(begin_trace(adapter, TEXT), lenses).results
     logits = [adapter.readout.logits(state) for state in states_of(model, TEXT)]
     # Log-probabilities are logits too, up to a constant that only the logit itself sees.
     hugging_face = hf_probs(name, TEXT)[:-1].log()
@@ -151,11 +151,11 @@ def test_estimators_and_paths_of_components_agree_on_every_value(toy_model, valu
         {"by": "head", "path": "sublayers"},
         {"by": "head", "estimator": "idgi", "n_steps": 2},
     ]
-    lenses = [plan_ig_lens(adapter, value=value, top_k=0)]
-    lenses += [plan_components(adapter, value=value, **chosen) for chosen in options]
-    lenses += [plan_ig_lens(adapter, value=value, estimator="gradient", top_k=0)]
-    lenses += [plan_components(adapter, value=value, by="head", path="straight")]
-    exact, *results, straight = run_lenses(adapter, lenses, TEXT).results
+    lenses = [IGLens(value=value, top_k=0)]
+    lenses += [Components(value=value, **chosen) for chosen in options]
+    lenses += [IGLens(value=value, estimator="gradient", top_k=0)]
+    lenses += [Components(value=value, by="head", path="straight")]
+    exact, *results, straight = measure(begin_trace(adapter, TEXT), lenses).results
     scale = max(1.0, abs(exact.levels).max())
     for result in results:
         coarse = result if result.lens == "ig_lens" else result.by_layer()
@@ -212,7 +212,7 @@ def test_leave_one_out_is_the_effect_of_skipping_a_layer_on_every_value(toy_mode
 def test_gradients_through_the_model_explain_the_change_of_every_value(toy_model, name, value):
     model = toy_model(name, "bridge")
     usual = ig_lens(model, PROMPT, targets=[42], value=value, top_k=0)
-    options = {"targets": [42], "value": value, "view": "total"}
+    options = {"targets": [42], "value": value, "positions": "all"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompletenessWarning)
         flow = layer_conductance(model, PROMPT, n_steps=150, **options)

@@ -63,7 +63,7 @@ def test_natively_built_models_sum_to_their_own_probability(build, options):
 
 def test_an_attention_only_model_has_only_attention_sublayers():
     build = native_hooked if HAS_HOOKED else native_bridge
-    result = ig_lens(build(normalization_type=None, attn_only=True), IDS, sublayers=True)
+    result = ig_lens(build(normalization_type=None, attn_only=True), IDS, by="sublayer")
     assert result.segments == ("embed", "L0.attn", "L1.attn", "L2.attn")
 
 

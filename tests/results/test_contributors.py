@@ -126,7 +126,7 @@ def test_heads_sum_their_sources_and_leave_everything_else(result):
 def test_the_heads_of_a_model_sum_to_its_layers(toy_model):
     model = toy_model("gpt2", dtype="float64")
     text, answer = "w17 w42 w5", " w9 w30"
-    heads = direct_logit_attribution(model, text, answer=answer, split="head").by_layer()
+    heads = direct_logit_attribution(model, text, answer=answer, by="head").by_layer()
     layers = direct_logit_attribution(model, text, answer=answer)
     assert heads.segments == layers.segments
     np.testing.assert_allclose(heads.values, layers.values, atol=1e-10)
@@ -145,8 +145,8 @@ def test_coarser_results_are_saved_and_loaded(result, tmp_path):
         (lambda r: r.contributors(top=0), "top is the number of components to name, at least 1"),
         (lambda r: r.contributors(target=9), "there is no target 9; rows go from 0 to 3"),
         (lambda r: r.contributors(target="x"), "no target with token 'x'"),
-        (lambda r: replace(r, additive=False).contributors(), "is not additive"),
-        (lambda r: replace(r, additive=False).by_layer(), "is not additive"),
+        (lambda r: replace(r, kind="level").contributors(), "is not additive"),
+        (lambda r: replace(r, kind="level").by_layer(), "is not additive"),
         (
             lambda r: r.by_head().by_head(),
             'no source segments; use components(…, by="head_source")',

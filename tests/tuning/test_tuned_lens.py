@@ -219,6 +219,6 @@ def test_the_hash_of_the_unembedding_does_not_depend_on_print_options(demo):
 
 
 def test_the_examples_of_the_docstring_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.tuned_lens"))
+    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.tuned"))
     assert outcome.attempted > 0
     assert outcome.failed == 0
