@@ -6,13 +6,18 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    FilePath: TypeAlias = str | Path
+else:  # anything may arrive here; it is answered with a readable error
+    FilePath = Any
 
 Row: TypeAlias = tuple[str, Any]
 """Where an entry stands, for errors, and what it is."""
 
 
-def read_prompts(path: str | Path, *, column: str | None = None) -> list[Any]:
+def read_prompts(path: FilePath, *, column: str | None = None) -> list[Any]:
     r"""Read the prompts of a file, or another column of it, such as the answers.
 
     What is returned can be passed on as `prompt=`, `answer=` or `targets=`.
