@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from iglens_tl.tuning import Translators as Translators
     from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
     from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
-    from iglens_tl.views.figures import write_html as write_html
+    from iglens_tl.views.html import write_html as write_html
 
 __version__ = "0.1.0"
 
@@ -138,7 +138,7 @@ _HOMES = {
     "train_tuned_lens": "iglens_tl.tuning",
     "tuned_lens": "iglens_tl.lenses",
     "validate": "iglens_tl.evaluation",
-    "write_html": "iglens_tl.views.figures",
+    "write_html": "iglens_tl.views.html",
 }
 
 __all__ = [

@@ -13,7 +13,7 @@ from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.batching import TOKENS_PER_PASS, cut_padding, pad_right, shared_passes
 from iglens_tl.models.capture import capture
 from iglens_tl.models.checks import check_model
-from iglens_tl.models.embeddings import embedding_sites
+from iglens_tl.models.components import embedding_sites
 from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, build_requests, token_string
 from iglens_tl.prompts.tokenization import decode
 from iglens_tl.results.data import Target, Text

@@ -27,8 +27,8 @@ from iglens_tl.trace import Needs, Trace
 from iglens_tl.models import ModelAdapter
 from iglens_tl.readout import Point, Reading, inverse_norms, raw_logits, token_directions
 from iglens_tl.results.segments import parse_segment
-from iglens_tl.views.figures.scales import signed_scale
-from iglens_tl.views.figures.text import shorten, show_blanks
+from iglens_tl.views.figures.style import signed_scale
+from iglens_tl.views.text import shorten, show_blanks
 
 N_HEADS = 12
 SHARE = 0.01

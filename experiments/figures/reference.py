@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS, finish
 from iglens_tl import embedded_reference_texts, ig_lens
-from iglens_tl.views.figures.text import show_blanks, show_token
+from iglens_tl.views.text import show_blanks, show_token
 
 N_TEXTS = 24
 LARGE = 0.01

@@ -12,7 +12,7 @@ from iglens_tl.results.comparison import LensComparison
 from iglens_tl.results.contributors import OTHERS, count_others
 from iglens_tl.results.frames import summary_columns
 from iglens_tl.results.lens import LensResult
-from iglens_tl.views.figures.text import show_blanks
+from iglens_tl.views.text import show_blanks
 
 _CELL_WIDTH = 9
 _NAME_WIDTH = 28

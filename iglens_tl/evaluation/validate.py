@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from iglens_tl.arguments import Count
-from iglens_tl.evaluation.runs import Measured, Report, Runs, Variant, fingerprint
+from iglens_tl.evaluation.runs import Measured, Report, Runs, fingerprint
 from iglens_tl.evaluation.tables import NULLS, agreement_tables
 from iglens_tl.files import write_atomically
-from iglens_tl.interventions.effects import INTERVENTIONS, Scope, plan_layer_effects
+from iglens_tl.interventions.effects import INTERVENTIONS, LayerEffects, Scope
 from iglens_tl.interventions.skip_curves import SkipCurves
-from iglens_tl.lenses.registry import Lenses, check_names
+from iglens_tl.lenses.compare import Lenses, resolve_lenses
 from iglens_tl.models import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, bind_value, build_requests
 from iglens_tl.readout import Value, ValueLike
@@ -79,17 +78,17 @@ class Validation:
 
     def layers_figure(self) -> Figure:
         """Draw the mean credits beside the mean effects, layer by layer."""
-        from iglens_tl.views.figures.validation import layers_figure
+        from iglens_tl.views.figures import layers_figure
 
         return layers_figure(self.credits, self.effects)
 
     def to_html(self) -> str:
         """Return a page that says what was compared, with tables and figures, self-contained."""
-        from iglens_tl.views.figures.validation import validation_page
+        from iglens_tl.views.validation import validation_page
 
         narrow = self.figure().update_layout(width=_PAGE_WIDTH)
         figures = [self.layers_figure(), narrow, self.curves_figure()]
-        return validation_page(self.table, figures, self.provenance, nulls=NULLS)
+        return validation_page(self.table, figures, self.provenance, nulls=NULLS).decode()
 
     def write_html(self, path: str | Path) -> Path:
         """Write the page; an interruption leaves no part of it.
@@ -99,6 +98,11 @@ class Validation:
         """
         page = self.to_html()
         return write_atomically(path, lambda target: target.write_text(page, encoding="utf-8"))
+
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import validation_table
+
+        return validation_table(self.table, self.provenance, NULLS)
 
     def __repr__(self) -> str:
         """Say what the validation holds in one line."""
@@ -136,11 +140,8 @@ def validate(
         model: A `HookedTransformer` or `TransformerBridge`. With `nulls` its weights are random for
             a while; they are put back, also after an interruption.
         prompts: A list of texts, chats or token ids. Equal ones count each.
-        lenses: Names of lenses, or a mapping from names to options, as in `compare`. A lens may
-            stand there several times: "ig_lens:reverse" is `ig_lens` with `path="reverse"`, and
-            what follows the colon of a name with options of its own is only a label, as in
-            `{"ig_lens": {}, "ig_lens:from the mean": {"baseline": "mean"}}`. Components of layers
-            are added up.
+        lenses: Lenses or names of lenses, or a mapping from labels to lenses, as in `compare`.
+            Components of layers are added up.
         interventions: Names of interventions, as in `layer_effects`.
         scope: "all" or "last", as in `layer_effects`; skip curves always skip at all positions.
         value: What is measured, of single tokens: on both sides, and along skip curves. Options of
@@ -180,11 +181,11 @@ def validate(
     of_value = bind_value(adapter, value)
     if of_value.sums_over_targets:
         raise ValueError(f"the value {of_value.name} adds up a continuation; use logprob")
-    variants = resolve_variants(lenses)
+    made = resolve_lenses(lenses, value=of_value)
     check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))
     effect_options = resolve_effects(interventions, scope, n_draws, reference, prepend_bos)
     for name, options in effect_options.items():
-        plan_layer_effects(adapter, intervention=name, value=of_value, seed=seed, **options)
+        LayerEffects(intervention=name, value=of_value, seed=seed, **options).bind(adapter)
     called = name_prompts(prompts, names)
     ids = [prompt_ids(adapter, *pair, prepend_bos) for pair in zip(prompts, called, strict=True)]
     answers = answers_of_prompts(answer, len(prompts))
@@ -193,7 +194,7 @@ def validate(
     if answer is None and generate is None:
         generate = 1
     options = {
-        "lenses": {variant.name: dict(variant.options) for variant in variants},
+        "lenses": {name: {"lens": lens.name, **vars(lens)} for name, lens in made.items()},
         "interventions": list(effect_options),
         "scope": scope,
         **of_value.provenance(),
@@ -217,7 +218,7 @@ def validate(
 
     runs = Runs(
         adapter=adapter,
-        variants=variants,
+        lenses=made,
         effect_options=effect_options,
         value=of_value,
         seed=seed,
@@ -286,25 +287,6 @@ else:  # anything may arrive here; it is answered with a readable error
     Names = Prompts = Any
 
 _WITH_TEXTS = ("mean", "resample")
-
-
-def resolve_variants(lenses: Lenses) -> list[Variant]:
-    """Return the lenses with their options, and with the names they have in tables."""
-    if isinstance(lenses, (list, tuple, Mapping)) and len(lenses):
-        check_names(list(dict.fromkeys(str(name).partition(":")[0] for name in lenses)))
-        repeated = [name for name, count in Counter(map(str, lenses)).items() if count > 1]
-        if repeated:
-            raise ValueError(f"lens {repeated[0]!r} is given twice")
-    else:
-        check_names(lenses)
-    variants = []
-    for name in lenses:
-        lens, _, label = name.partition(":")
-        options = dict(lenses[name]) if isinstance(lenses, Mapping) else {}
-        if label and not options:
-            options = {"path": label}
-        variants.append(Variant(name, lens, options))
-    return variants
 
 
 def resolve_effects(

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from iglens_tl.lenses.provenance import describe
+from iglens_tl.lenses.assembly import describe
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.checks import check_model
 from iglens_tl.models.patching import patch_each, record
@@ -41,7 +41,7 @@ from iglens_tl.results.patching import (
     wide_frame,
 )
 from iglens_tl.results.segments import layer_label
-from iglens_tl.trace import collect_trace
+from iglens_tl.trace import Trace
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
@@ -126,7 +126,7 @@ def activation_patching(
     embed_values = patch_each(
         adapter, run, donor, "resid_pre", measure, layers=[0], positions=[last]
     )
-    trace = collect_trace(adapter, [request], [], {"prepend_bos": prepend_bos})
+    trace = Trace(adapter, [request], choice={"prepend_bos": prepend_bos})
     options = {"direction": direction, "site": site, **bound.provenance()}
     return PatchingResult(
         site=site,
@@ -159,6 +159,15 @@ class PatchingResult(PatchingData):
                 `recovered`.
         """
         return tidy_frame(self) if tidy else wide_frame(self)
+
+    def figure(self, *, show: str = "recovered", title: str | None = None) -> Figure:
+        """Draw the default view of a result, its `heatmap`."""
+        return self.heatmap(show=show, title=title)
+
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import patching_table
+
+        return patching_table(self)
 
     def heatmap(self, *, show: str = "recovered", title: str | None = None) -> Figure:
         """Draw the layer × position map; see `iglens_tl.views.figures.patching_heatmap`."""
@@ -195,7 +204,7 @@ class PatchingResult(PatchingData):
         return LensResult(
             lens=_NAME,
             unit=self.unit,
-            additive=True,
+            kind="credit",
             segments=tuple(layer_label(layer) for layer in range(len(self.values))),
             texts=(self.clean,),
             targets=(self.target,),

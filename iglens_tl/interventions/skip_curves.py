@@ -28,7 +28,7 @@ from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import LensData, Target
 from iglens_tl.results.frames import TARGET_COLUMNS
 from iglens_tl.results.lens import LensResult
-from iglens_tl.trace import Needs, Trace, collect_trace
+from iglens_tl.trace import Needs, Trace
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
@@ -106,6 +106,12 @@ class SkipCurves:
 
         return skip_curves_figure(self.to_frame())
 
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import skip_curves_table
+
+        curves = {"deletion": self.deletion, "insertion": self.insertion}
+        return skip_curves_table(curves, self.areas(), self.unit)
+
     def _area_between(self, order: str) -> Float[np.ndarray, " target"]:
         return (self.insertion[order] - self.deletion[order]).mean(axis=1)
 
@@ -169,7 +175,8 @@ def skip_curves(
     requests, rows_of_text = _requests(adapter, data)
     check_model(adapter, torch.tensor(requests[0].ids))
     last_site = adapter.post_site(adapter.n_layers - 1)
-    trace = collect_trace(adapter, requests, [Needs((last_site,))], {})
+    trace = Trace(adapter, requests)
+    trace.collect([Needs((last_site,))])
     found: list[Tensor] = []
     names = [*by_name, ORACLE]
     for text, of_request in enumerate(_targets_of_requests(requests)):

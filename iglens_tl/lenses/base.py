@@ -50,6 +50,8 @@ class Lens(ABC):
     additive: ClassVar[bool]
     cost: ClassVar[str]
 
+    # Whether something was fitted to the model with its own weights.
+    fitted: ClassVar[bool] = False
     # Whether entropies, and divergences from the last state, are kept at the points.
     statistics: ClassVar[bool] = False
 

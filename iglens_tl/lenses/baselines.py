@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -43,6 +44,13 @@ class Baseline:
     name: str
     vector: Float[Tensor, " d_model"] | None = None
     suffix: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells the baseline from others also in another process."""
+        if self.vector is None:
+            return self.name
+        return sha256(self.vector.cpu().double().numpy().tobytes()).hexdigest()
 
     @property
     def key(self) -> str:

@@ -150,7 +150,7 @@ class DirectLogitAttribution(Lens):
         else:
             z = states[adapter.head_site(layer)]
             heads = split_heads(adapter, layer, z, attn_out)
-            directions_before = directions * heads.gain[rows].double()
+            directions_before = directions * heads.scale[rows].double()
             of_heads = torch.einsum("hdm,tm->thd", heads.weight.double(), directions_before)
             by_head = (z[rows].double() * of_heads).sum(2)
             shares |= {f"L{layer}.H{head}": share for head, share in enumerate(by_head.unbind(1))}

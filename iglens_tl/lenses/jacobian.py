@@ -56,6 +56,7 @@ class JacobianLens(LevelLens):
     lens: JacobianLensLike = "auto"
 
     name: ClassVar[str] = "jacobian_lens"
+    fitted: ClassVar[bool] = True
     label: ClassVar[str] = "Jacobian lens"
     measures: ClassVar[str] = (
         "The level after a layer, through the average Jacobian of the layers above it."

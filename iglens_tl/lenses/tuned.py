@@ -54,6 +54,7 @@ class TunedLens(LevelLens):
     lens: LensLike = "auto"
 
     name: ClassVar[str] = "tuned_lens"
+    fitted: ClassVar[bool] = True
     label: ClassVar[str] = "tuned lens"
     measures: ClassVar[str] = (
         "What the model would predict after a layer, through a map trained for that layer. Every "

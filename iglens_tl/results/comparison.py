@@ -241,6 +241,11 @@ class LensComparison:
             frame[column] = number
         return frame
 
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import comparison_table
+
+        return comparison_table(self.results, self.skipped)
+
     def __repr__(self) -> str:
         """Say what the comparison holds in one line."""
         names = ", ".join(result.name for result in self.results)

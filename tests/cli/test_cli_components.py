@@ -89,14 +89,14 @@ def test_results_and_figures_are_written_and_their_paths_told(call, tmp_path, su
     assert f"wrote {out}" in outcome.stderr and f"wrote {html}" in outcome.stderr
     readers = {"csv": pd.read_csv, "json": LensResult.load, "parquet": LensResult.load}
     assert readers[suffix](out) is not None
-    assert html.read_text().count("Plotly.newPlot(") == 3
+    assert html.read_text().count("data-figure=") == 3
 
 
 @pytest.mark.parametrize(("by", "figures"), [("head_source", 4), ("sublayer", 2)])
 def test_the_page_has_the_figures_that_the_components_allow(call, tmp_path, by, figures):
     html = tmp_path / "figures.html"
     assert call("--answer", " w9", "--by", by, "--html", str(html)).exit_code == 0
-    assert html.read_text().count("Plotly.newPlot(") == figures
+    assert html.read_text().count("data-figure=") == figures
 
 
 @pytest.mark.parametrize(

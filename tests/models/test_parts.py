@@ -9,9 +9,7 @@ import transformers
 from iglens_tl import load_model
 from iglens_tl.models import NotApplicableError, adapt, capture, split_heads
 from iglens_tl.models.adapter import bridge_class
-from iglens_tl.models.embeddings import embedding_sites
-from iglens_tl.models.neurons import split_neurons
-from iglens_tl.models.sources import head_values
+from iglens_tl.models.components import embedding_sites, head_values, split_neurons
 from tests.conftest import family
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS, TL_VERSION
 from tests.support.families import Family, write_folder
@@ -71,7 +69,7 @@ def error_of_heads(model, layer):
     heads = split_heads(adapter, layer, found[z_site], found[out_site])
     written = [found[z_site][:, h] @ heads.weight[h] for h in range(len(heads.weight))]
     total = sum(written) + (0 if heads.bias is None else heads.bias)
-    return largest_error(heads.gain * total, found[out_site])
+    return largest_error(heads.scale * total, found[out_site])
 
 
 def error_of_neurons(model, layer):
@@ -81,7 +79,7 @@ def error_of_neurons(model, layer):
     neurons = split_neurons(adapter, layer, found[site], found[out_site])
     written = found[site][:, :, None] * neurons.weight
     total = written.sum(1) + (0 if neurons.bias is None else neurons.bias)
-    return largest_error(neurons.gain * total, found[out_site])
+    return largest_error(neurons.scale * total, found[out_site])
 
 
 def reads(model, layer):
@@ -193,7 +191,7 @@ def test_a_neuron_writes_what_is_missing_without_it(toy_model, name, backend):
 
     with model.hooks(fwd_hooks=[(site, without_neuron)]):
         ablated = states(model, [out_site])[out_site]
-    written = neurons.gain * found[site][:, 7, None] * neurons.weight[7]
+    written = neurons.scale * found[site][:, 7, None] * neurons.weight[7]
     error = (found[out_site] - ablated - written).abs().max()
     assert error < 1e-5 * found[out_site].abs().max()
 
@@ -257,7 +255,7 @@ def test_half_precision_is_held_to_its_own_rounding(toy_folder):
     activations, mlp_out = (state.float() for state in states(model, sites).values())
     neurons = split_neurons(adapter, 1, activations, mlp_out)
     assert neurons.weight.dtype == torch.float32
-    assert 1e-4 < largest_error(neurons.gain * (activations @ neurons.weight), mlp_out) < 5e-2
+    assert 1e-4 < largest_error(neurons.scale * (activations @ neurons.weight), mlp_out) < 5e-2
 
 
 @pytest.mark.parametrize("name", ["opt", "llama"])

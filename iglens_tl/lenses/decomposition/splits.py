@@ -20,7 +20,7 @@ from iglens_tl.lenses.decomposition.parts import (
     state_parts,
 )
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
-from iglens_tl.models.embeddings import embedding_sites
+from iglens_tl.models.components import embedding_sites
 from iglens_tl.readout import Point
 from iglens_tl.results import segments
 from iglens_tl.trace import Needs, Reduction, Trace, whole_text

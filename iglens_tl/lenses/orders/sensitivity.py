@@ -23,6 +23,8 @@ from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Trace, as_trace
 
 if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
+
     Paths: TypeAlias = Sequence[PathName]
 else:  # anything may arrive here; `_check_paths` answers with a readable error
     Paths = Any
@@ -69,6 +71,20 @@ class PathSensitivity:
             for path, credits in layers.items()
         }
         return pd.DataFrame.from_dict(table, orient="index").rename_axis("path")
+
+    def figure(self, *, target: int | str = 0) -> Figure:
+        """Draw one target's credits under every order, with their range.
+
+        See `iglens_tl.views.figures.path_sensitivity_figure`.
+        """
+        from iglens_tl.views.figures import path_sensitivity_figure
+
+        return path_sensitivity_figure(self.results, target=target)
+
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import path_sensitivity_table
+
+        return path_sensitivity_table(self.to_frame(), self._first.unit, self._first.provenance)
 
     @property
     def _first(self) -> LensResult:

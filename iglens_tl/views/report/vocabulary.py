@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iglens_tl.views.figures.text import show_blanks
+from iglens_tl.views.text import show_blanks
 
 
 class Vocabulary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iglens_tl.views.figures.text import show_blanks
+from iglens_tl.views.text import show_blanks
 
 _LENSES = {
     "ig_lens": (

@@ -260,7 +260,7 @@ def test_a_comparison_keeps_the_order_of_components(result):
 def test_several_figures_share_one_page_and_one_script(result, tmp_path):
     page = write_html([result.waterfall(0), result.head_heatmap(0)], tmp_path / "a.html")
     text = page.read_text()
-    assert text.count("Plotly.newPlot(") == 2
+    assert text.count("data-figure=") == 2
     assert text.count("plotly.js v") == 1
     single = write_html(result.waterfall(0), tmp_path / "b.html").read_text()
     assert abs(len(text) - len(single)) < 100_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iglens_tl.views.figures.text import show_blanks, show_token
+from iglens_tl.views.text import show_blanks, show_token
 from tests.support.results import HOSTILE, make_result
 
 

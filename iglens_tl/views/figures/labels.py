@@ -1,4 +1,4 @@
-"""The one block of text that every figure shows for a cell."""
+"""Say in every figure the same of a target, a segment and a cell."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from iglens_tl.results.contributors import count_others, largest, source_token
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
-from iglens_tl.views.figures.text import shorten, show_label, show_token
+from iglens_tl.views.text import shorten, show_label, show_token
 
 _MAX_PARTS = 5
-_MAX_TOKEN = 14
+_MAX_LABEL = 14
+_MAX_CELL = 8
+_MAX_NAMED_COLUMNS = 60
+_MAX_CONTEXT = 90
 
 
 def hover_text(data: LensData, target: int, segment: int) -> str:
@@ -52,8 +55,30 @@ def show_segment(data: LensData, target: int, segment: int) -> str:
     label = data.segments[segment]
     token = source_token(data, target, parse_segment(label))
     return (
-        show_label(label) if token is None else f"{show_label(label)} {shorten(token, _MAX_TOKEN)}"
+        show_label(label) if token is None else f"{show_label(label)} {shorten(token, _MAX_LABEL)}"
     )
+
+
+def column_labels(data: LensData, targets: list[int]) -> list[str]:
+    """Return the targets as labels of an axis."""
+    return [shorten(data.targets[target].token, _MAX_LABEL) for target in targets]
+
+
+def top_labels(data: LensData, targets: list[int]) -> list[list[str]]:
+    """Return for every segment and target the most probable token, where it is to be named."""
+    if data.top is None or len(targets) > _MAX_NAMED_COLUMNS:
+        return [[""] * len(targets) for _ in data.segments]
+    return [
+        [shorten(data.top.tokens[int(data.top.ids[t, s, 0])], _MAX_CELL) for t in targets]
+        for s in range(len(data.segments))
+    ]
+
+
+def context_of(data: LensData, target: int) -> str:
+    """Return the end of the text that a target continues."""
+    named = data.targets[target]
+    before = "".join(data.texts[named.prompt].tokens[: named.position + 1])
+    return show_token(before if len(before) <= _MAX_CONTEXT else "…" + before[-_MAX_CONTEXT:])
 
 
 def _heading(data: LensData, target: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Token strings for people: spaces made visible, nothing interpreted as markup."""
+"""Show token strings to people: spaces made visible, nothing interpreted as markup."""
 
 from __future__ import annotations
 
