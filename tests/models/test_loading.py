@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from iglens_tl import ig_lens, load_model
 from iglens_tl.models import adapt
+from iglens_tl.models.hugging_face import require_measurable
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS, TL_VERSION
 from tests.support.families import _LLAMA_LIKE, FAMILIES, build_tokenizer
 
@@ -184,13 +186,19 @@ def test_a_device_map_of_one_device_loads(toy_folder, hf_probs, device_map, back
     torch.testing.assert_close(probs, hf_probs("llama", IDS), atol=1e-5, rtol=0)
 
 
-def test_weights_on_the_disk_are_refused_in_one_sentence(toy_folder, tmp_path):
-    places = {"model.layers.2": "disk", "": "cpu"}
-    hf_model = transformers.AutoModelForCausalLM.from_pretrained(
-        toy_folder("llama"), device_map=places, offload_folder=tmp_path
-    )
+def test_weights_on_the_disk_are_refused_in_one_sentence(toy_folder):
+    hf_model = transformers.AutoModelForCausalLM.from_pretrained(toy_folder("llama"))
+    hf_model.hf_device_map = {"model.layers.2": "disk", "": "cpu"}
     with pytest.raises(ValueError, match="some of its weights are not in memory"):
         load_model(hf_model)
+
+
+def test_weights_on_several_devices_are_refused_in_one_sentence(toy_folder, monkeypatch):
+    hf_model = transformers.AutoModelForCausalLM.from_pretrained(toy_folder("llama"))
+    devices = [SimpleNamespace(device="cuda:0"), SimpleNamespace(device="cuda:1")]
+    monkeypatch.setattr(hf_model, "parameters", lambda: iter(devices))
+    with pytest.raises(ValueError, match=r"lie on 2 devices \(cuda:0, cuda:1\).* load it with"):
+        require_measurable(hf_model, "toy")
 
 
 def test_device_and_device_map_exclude_one_another(toy_folder):
@@ -213,12 +221,12 @@ def test_the_revision_reaches_configuration_tokenizer_and_weights(toy_folder, mo
 
         monkeypatch.setattr(loader, "from_pretrained", local)
     load_model("some/model", revision="v2", backend="bridge")
-    assert {name for name, _, _ in asked} == {
-        "AutoConfig",
-        "AutoTokenizer",
-        "AutoModelForCausalLM",
+    # The loaders call one another with the folder.
+    assert {call for call in asked if call[1] == "some/model"} == {
+        ("AutoConfig", "some/model", "v2"),
+        ("AutoTokenizer", "some/model", "v2"),
+        ("AutoModelForCausalLM", "some/model", "v2"),
     }
-    assert {call[1:] for call in asked} == {("some/model", "v2")}
 
 
 def test_a_folder_has_no_revision(toy_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -69,7 +70,8 @@ def cases():
         if family.name == "cohere" and TL_VERSION.startswith("3."):
             continue
         for number, options in enumerate(LENGTHS.get(family.name, [{}])):
-            longer = replace(family, options=family.options | options)
+            # Copied, because configurations write into what they are given.
+            longer = replace(family, options=family.options | deepcopy(options))
             yield pytest.param(longer, id=f"{family.name}-{number}")
 
 
@@ -80,7 +82,7 @@ def own_probs(hf_model) -> np.ndarray:
     return probs.gather(1, torch.tensor(TEXT[1:])[:, None])[:, 0].numpy()
 
 
-@pytest.mark.parametrize("family", cases())
+@pytest.mark.parametrize("family", list(cases()))
 def test_a_long_text_has_hugging_faces_probabilities(family, tmp_path):
     hf_model = family.build()
     expected = own_probs(hf_model)
