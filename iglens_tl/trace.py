@@ -154,8 +154,11 @@ class Trace:
     @property
     def texts(self) -> tuple[Text, ...]:
         """The texts, for people."""
+        # Tokens repeat, and to ask a tokenizer takes as long as a small model takes for a token.
+        known = {token for request in self.requests for token in request.ids}
+        strings = {token: token_string(self.adapter, token) for token in known}
         return tuple(
-            Text(request.ids, tuple(token_string(self.adapter, token) for token in request.ids))
+            Text(request.ids, tuple(strings[token] for token in request.ids))
             for request in self.requests
         )
 
@@ -171,7 +174,8 @@ class Trace:
     def collect(self, needs: Iterable[Needs]) -> None:
         """Run the model once for whatever of the needs the trace does not hold yet.
 
-        Texts share forward passes, and of whole texts only what a reduction keeps is held.
+        Texts share forward passes, as `models.batching.shared_passes` decides, and of whole texts
+        only what a reduction keeps is held.
 
         Raises:
             ValueError: If a state is NaN or infinite, or a given cache lacks a hook.

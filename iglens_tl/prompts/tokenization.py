@@ -1,4 +1,4 @@
-"""Text to token ids and back, for any tokenizer."""
+"""Turning text to token ids and back, with any tokenizer."""
 
 from __future__ import annotations
 
