@@ -25,6 +25,37 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--cases`, which runs a sample of the cases of every parametrised test."""
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="run at most N cases of each test, spread over all of them; by default every case",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the cases that `--cases` does not choose."""
+    n_cases = config.getoption("--cases")
+    if n_cases is None:
+        return
+    by_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen = {id(item) for cases in by_test.values() for item in spread(cases, n_cases)}
+    left_out = [item for item in items if id(item) not in chosen]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if id(item) in chosen]
+
+
+def spread(cases: list[Any], n: int) -> list[Any]:
+    """Return `n` of the cases, from the first to the last in equal steps."""
+    if len(cases) <= n:
+        return cases
+    return [cases[round(i * (len(cases) - 1) / max(n - 1, 1))] for i in range(n)]
+
+
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function from a family's name to a Hugging Face folder with its toy model."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
-import importlib
 import json
 import shutil
 import warnings
@@ -217,9 +215,3 @@ def test_the_hash_of_the_unembedding_does_not_depend_on_print_options(demo):
     expected = unembed_hash(readout)
     with np.printoptions(precision=8, threshold=5, linewidth=20):
         assert unembed_hash(readout) == expected
-
-
-def test_the_examples_of_the_docstring_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.tuned"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0
