@@ -12,11 +12,11 @@ demo: $(VENV)/.ready
 
 ## Set up and pass the tests.
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 ## The same on the newest TransformerLens 4, which has no HookedTransformer.
 test-tl4: $(VENV4)/.ready-dev
-	$(VENV4)/bin/python -m pytest -n auto --dist worksteal
+	$(VENV4)/bin/python -m pytest -n auto --dist loadgroup
 
 # What a first verdict goes without: browsers, trained toys, experiments, whole notebooks.
 SLOW = tests/demo_model tests/planted tests/test_*experiment.py tests/test_*study.py \
@@ -26,7 +26,7 @@ SLOW = tests/demo_model tests/planted tests/test_*experiment.py tests/test_*stud
 
 ## A first verdict in 90 seconds: one case of every test of the package, on 2 cores.
 test-quick: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cases 1 $(foreach path,$(SLOW),--ignore-glob='$(path)')
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cases 1 $(foreach path,$(SLOW),--ignore-glob='$(path)')
 
 # Another processor computes the same numbers with other kernels, which sum in another order.
 NUMERIC = tests/readout tests/models tests/lenses tests/tuning tests/interventions \
@@ -35,7 +35,7 @@ OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREAD
 
 ## Some cases of every test that compares numbers, as a processor without vector units computes them.
 test-numeric: $(VENV)/.ready-dev
-	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist worksteal --cases 3 $(NUMERIC)
+	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --cases 3 $(NUMERIC)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check

@@ -35,8 +35,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# Before pytest-xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the cases that `--cases` does not choose."""
+    """Keep tests of one family, or of one module, in one process; leave out other cases.
+
+    Loading the models costs more than most tests, so that under `--dist loadgroup` no two
+    processes load the same family, nor build the same fixtures of a module.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(family_of(item) or item.nodeid.partition("::")[0]))
     n_cases = config.getoption("--cases")
     if n_cases is None:
         return
@@ -47,6 +55,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if id(item) not in chosen]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if id(item) in chosen]
+
+
+def family_of(item: pytest.Item) -> str | None:
+    """Return the name of the family whose toy model a test measures, if it names one."""
+    callspec = getattr(item, "callspec", None)
+    values = callspec.params.values() if callspec else ()
+    names = {family.name for family in FAMILIES}
+    return next((value for value in values if isinstance(value, str) and value in names), None)
 
 
 def spread(cases: list[Any], n: int) -> list[Any]:
