@@ -171,7 +171,8 @@ class Trace:
     def collect(self, needs: Iterable[Needs]) -> None:
         """Run the model once for whatever of the needs the trace does not hold yet.
 
-        Texts share forward passes, and of whole texts only what a reduction keeps is held.
+        Texts share forward passes, as `models.batching.shared_passes` decides, and of whole texts
+        only what a reduction keeps is held.
 
         Raises:
             ValueError: If a state is NaN or infinite, or a given cache lacks a hook.

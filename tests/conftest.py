@@ -43,7 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Loading the models costs more than most tests, so that under `--dist loadgroup` no two
     processes load the same family, nor build the same fixtures of a module.
     """
-    for item in items:
+    in_processes = config.pluginmanager.hasplugin("xdist")
+    for item in items if in_processes else ():
         item.add_marker(pytest.mark.xdist_group(family_of(item) or item.nodeid.partition("::")[0]))
     n_cases = config.getoption("--cases")
     if n_cases is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import functools
 import importlib
@@ -44,13 +45,21 @@ def in_a_folder_with_cached_models(tmp_path, monkeypatch, load_model_once):
     monkeypatch.setattr(iglens_tl, "load_model", load_model_once)
 
 
+def examples_of_docstrings(path: Path) -> int:
+    """Return how many examples stand in the docstrings of a file, found without importing it."""
+    with_docstrings = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    texts = [ast.get_docstring(node) or "" for node in nodes if isinstance(node, with_docstrings)]
+    return sum(len(doctest.DocTestParser().get_examples(text)) for text in texts)
+
+
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_docstrings_run(name):
     module = importlib.import_module(name)
-    written = doctest.DocTestParser().get_examples(Path(module.__file__).read_text("utf-8"))
+    written = examples_of_docstrings(Path(module.__file__))
     outcome = doctest.testmod(module)
     assert outcome.failed == 0
-    assert outcome.attempted == len(written), "an example that doctest does not find is never run"
+    assert outcome.attempted == written, "an example that doctest does not find is never run"
 
 
 def test_most_of_the_public_functions_have_an_example():

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from iglens_tl import ig_lens
 from iglens_tl.models import adapt, capture, check_model
@@ -212,9 +211,9 @@ def test_weights_that_are_nan_are_an_error_that_names_the_layer(toy_folder):
 
 
 def test_other_objects_are_no_model():
-    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=11)
-    with pytest.raises(TypeError, match="must be a HookedTransformer or a TransformerBridge, got "):
-        ig_lens(transformers.GPT2LMHeadModel(config), IDS)
+    kinds = "must be a HookedTransformer, a TransformerBridge or a Hugging Face model, got torch"
+    with pytest.raises(TypeError, match=kinds):
+        ig_lens(torch.nn.Linear(2, 2), IDS)
     with pytest.raises(TypeError, match="got builtins.str; load one with iglens_tl.load_model"):
         ig_lens("demo", IDS)
 

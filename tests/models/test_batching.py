@@ -152,11 +152,11 @@ def test_padding_on_the_right_reaches_no_state_of_a_text(toy_model, name, backen
 def test_a_ragged_batch_gives_the_numbers_of_its_texts_one_by_one(toy_model, name, backend):
     adapter = adapt(toy_model(name, backend))
     assert len(shared_passes(adapter, TEXTS)) == 1
-    together = ig_lens(adapter, TEXTS, sublayers=adapter.block_kind == "sequential")
-    alone = [ig_lens(adapter, ids, sublayers=adapter.block_kind == "sequential") for ids in TEXTS]
-    for name in ("values", "levels", "final", "baseline"):
-        expected = np.concatenate([getattr(result, name) for result in alone])
-        np.testing.assert_allclose(getattr(together, name), expected, rtol=0, atol=1e-4)
+    together = ig_lens(adapter, TEXTS)
+    alone = [ig_lens(adapter, ids) for ids in TEXTS]
+    for numbers in ("values", "levels", "final", "baseline"):
+        expected = np.concatenate([getattr(result, numbers) for result in alone])
+        np.testing.assert_allclose(getattr(together, numbers), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ALIBI, ids=lambda family: family.name)

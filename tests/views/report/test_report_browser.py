@@ -182,6 +182,13 @@ def test_tables_are_copied_as_csv(open_report):
     assert alone.sum() == pytest.approx(float(frame["credit"][0]), abs=1e-6)
 
 
+def test_the_place_of_the_heads_says_why_there_are_none(open_report):
+    why = "The heads are left out, because 400 tokens are measured."
+    page = open_report([make_lens("ig_lens", "prob")], why_no_heads=why)
+    assert page.inner_text("#heads") == why
+    assert page.locator('[data-copy="heads"]').is_hidden()
+
+
 def test_what_all_heads_read_ends_where_the_token_is_read(open_report):
     page = open_report([make_lens("ig_lens", "prob")], heads=make_heads())
     pin(page, 1)
