@@ -182,10 +182,10 @@ def test_a_processed_hooked_transformer_is_refused(toy_folder, options, reason):
 
 def test_a_model_without_a_name_takes_any_lens_of_its_size():
     model = native_bridge()
+    model.cfg.model_name = None
     lens = Translators.zeros(3, 32, "gpt2")
-    adapter = adapt(model)
-    if adapter.name == "unnamed model":
-        assert tuned_lens(model, IDS, lens=lens).segments[-1] == "L2"
+    assert adapt(model).name == "unnamed model"
+    assert tuned_lens(model, IDS, lens=lens).segments[-1] == "L2"
 
 
 def test_a_lens_that_is_worse_than_none_is_reported_once(demo):
