@@ -6,9 +6,7 @@ import ast
 import doctest
 import functools
 import importlib
-import importlib.util
 import itertools
-import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -21,15 +19,12 @@ from iglens_tl.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = [
-    module.name
-    for module in pkgutil.walk_packages(iglens_tl.__path__, "iglens_tl.")
-    if not module.name.endswith("__main__")
-]
+PACKAGE = Path(iglens_tl.__file__).parent
+# By their files: walking over packages would pass by a folder without `__init__.py`.
 WITH_EXAMPLES = [
-    name
-    for name in MODULES
-    if ">>> " in Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if ">>> " in path.read_text("utf-8")
 ]
 
 
