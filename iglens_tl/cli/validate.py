@@ -55,7 +55,7 @@ def validate(
         typer.Option(help="Names of lenses with commas between them; ig_lens:reverse has a path."),
     ] = "ig_lens,direct_logit_attribution",
     interventions: Annotated[
-        str, typer.Option(help="Of skip, zero, mean, resample and early_exit.")
+        str, typer.Option(help="Of skip, mean, resample and early_exit.")
     ] = "skip,mean,resample,early_exit",
     scope: Annotated[
         str, typer.Option(help="Intervene at all positions, or only at the last: all or last.")

@@ -180,6 +180,11 @@ def validate(
     of_value = bind_value(adapter, value)
     if of_value.sums_over_targets:
         raise ValueError(f"the value {of_value.name} adds up a continuation; use logprob")
+    if adapter.n_layers < 2:
+        raise ValueError(
+            f"{adapter.name} has one layer, so there is no order of layers to compare; compare its "
+            "parts with agreement(components(…, by='head'), layer_effects(…, unit='head'))"
+        )
     variants = resolve_variants(lenses)
     check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))
     effect_options = resolve_effects(interventions, scope, n_draws, reference, prepend_bos)

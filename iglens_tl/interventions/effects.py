@@ -42,13 +42,12 @@ from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import layer_label
 from iglens_tl.trace import TOKENS_PER_PASS, Needs, Trace, batches_of_equal_length
 
-InterventionName: TypeAlias = Literal["skip", "zero", "mean", "resample", "early_exit"]
+InterventionName: TypeAlias = Literal["skip", "mean", "resample", "early_exit"]
 UnitName: TypeAlias = Literal["layer", "attn", "mlp", "head"]
 Scope: TypeAlias = Literal["all", "last"]
 
 INTERVENTIONS: Mapping[str, str] = {
-    "skip": "its input is passed on unchanged",
-    "zero": "it writes nothing",
+    "skip": "it writes nothing: the residual stream passes it unchanged",
     "mean": "it writes what it writes on average in reference texts",
     "resample": "it writes what it writes in another text; the mean over several of them",
     "early_exit": "the model stops before it, and after it",
@@ -89,8 +88,9 @@ def layer_effects(
             behind, also after an interruption.
         prompt: As for `ig_lens`.
         intervention: What happens to the unit.
-            "skip": its input is passed on unchanged.
-            "zero": it writes nothing; for every unit here the same as "skip".
+            "skip": it writes nothing, so that the residual stream passes it unchanged. For a layer
+            this is skipping it, for attention, an MLP or a head it is what the literature calls
+            zero ablation; there is no other "zero", because what a unit writes is all of it.
             "mean": it writes its mean over all tokens of the reference texts but their first.
             "resample": it writes what it writes at the same position of another text (shorter
             texts begin again after their first token), averaged over `n_draws` reference texts
@@ -171,6 +171,11 @@ def plan_layer_effects(
     prepend_bos: bool | None = None,
 ) -> Lens:
     """Check the options of `layer_effects` and return them as a lens, ready to measure."""
+    if intervention == "zero":
+        raise ValueError(
+            "there is no intervention 'zero': a unit whose output is zero writes nothing, which is "
+            "intervention='skip'"
+        )
     _choose("intervention", intervention, INTERVENTIONS)
     _choose("unit", unit, UNITS)
     _choose("scope", scope, SCOPES)
@@ -220,7 +225,7 @@ class Intervention(Lens):
     Attributes:
         adapter: The model.
         value: What is measured.
-        intervention: "skip", "zero", "mean" or "resample".
+        intervention: "skip", "mean" or "resample".
         unit: The kind of unit.
         unit_name: Its name.
         segments: The labels of each layer's units.
