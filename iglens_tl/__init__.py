@@ -9,12 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iglens_tl.evaluation import Validation as Validation
     from iglens_tl.evaluation import agreement as agreement
     from iglens_tl.evaluation import agreement_by_item as agreement_by_item
     from iglens_tl.evaluation import validate as validate
-    from iglens_tl.interventions import PatchingResult as PatchingResult
-    from iglens_tl.interventions import SkipCurves as SkipCurves
     from iglens_tl.interventions import activation_patching as activation_patching
     from iglens_tl.interventions import embedded_reference_texts as embedded_reference_texts
     from iglens_tl.interventions import layer_effects as layer_effects
@@ -43,7 +40,10 @@ if TYPE_CHECKING:
     from iglens_tl.readout import TokenSet as TokenSet
     from iglens_tl.readout import Value as Value
     from iglens_tl.results.comparison import LensComparison as LensComparison
+    from iglens_tl.results.curves import SkipCurves as SkipCurves
     from iglens_tl.results.lens import LensResult as LensResult
+    from iglens_tl.results.patching import PatchingResult as PatchingResult
+    from iglens_tl.results.validation import Validation as Validation
     from iglens_tl.tuning import Translators as Translators
     from iglens_tl.tuning import TunedLensWarning as TunedLensWarning
     from iglens_tl.tuning import train_tuned_lens as train_tuned_lens
@@ -59,13 +59,13 @@ _HOMES = {
     "LensComparison": "iglens_tl.results.comparison",
     "LensResult": "iglens_tl.results.lens",
     "LogitDifference": "iglens_tl.readout",
-    "PatchingResult": "iglens_tl.interventions",
+    "PatchingResult": "iglens_tl.results.patching",
     "ProbabilityDifference": "iglens_tl.readout",
-    "SkipCurves": "iglens_tl.interventions",
+    "SkipCurves": "iglens_tl.results.curves",
     "TokenSet": "iglens_tl.readout",
     "Translators": "iglens_tl.tuning",
     "TunedLensWarning": "iglens_tl.tuning",
-    "Validation": "iglens_tl.evaluation",
+    "Validation": "iglens_tl.results.validation",
     "Value": "iglens_tl.readout",
     "activation_patching": "iglens_tl.interventions",
     "agreement": "iglens_tl.evaluation",

@@ -263,7 +263,7 @@ def _print_table(table: pd.DataFrame) -> None:
     from rich.text import Text
 
     from iglens_tl.evaluation.agreement import SKIP_CURVES
-    from iglens_tl.evaluation.tables import NULLS
+    from iglens_tl.results.validation import NULLS
     from iglens_tl.views.figures.validation import metric_cell, undefined_notes
 
     console = Console()
