@@ -8,7 +8,7 @@ import torch
 import transformers
 
 import iglens_tl
-from iglens_tl.lenses.credit_orders import PATHS
+from iglens_tl import PATHS
 from tests.support.cases import IDS
 from tests.support.families import FAMILIES, Family, write_folder
 

@@ -13,7 +13,7 @@ from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS
 from iglens_tl import LensResult, ig_lens
 from iglens_tl.results.onset import onset_index
-from iglens_tl.views.figures.text import show_label
+from iglens_tl.views.text import show_label
 
 ANSWER_LENGTH = 12
 RULES = {

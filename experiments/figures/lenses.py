@@ -16,7 +16,7 @@ from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS, finish
 from iglens_tl import LensComparison, LensResult, compare, ig_lens
 from iglens_tl.results.onset import onset_index
-from iglens_tl.views.figures.text import show_label, show_token
+from iglens_tl.views.text import show_label, show_token
 
 LENSES = ("logit_lens", "tuned_lens", "ig_lens", "direct_logit_attribution")
 HIGH, SMALL = 0.9, 0.05

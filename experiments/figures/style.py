@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from iglens_tl.views.figures.text import show_label
+from iglens_tl.views.text import show_label
 
 COLORS = (
     "#2166ac",

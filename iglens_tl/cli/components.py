@@ -104,7 +104,7 @@ def _write_files(
     result: LensResult, top: int, out: Path | None, html: Path | None, messages: Console
 ) -> None:
     from iglens_tl.files import write_atomically
-    from iglens_tl.views.figures import write_html
+    from iglens_tl.views.html import write_html
 
     written = []
     if out is not None and out.suffix.lower() == ".csv":

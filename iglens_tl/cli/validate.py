@@ -264,7 +264,7 @@ def _print_table(table: pd.DataFrame) -> None:
 
     from iglens_tl.evaluation.agreement import SKIP_CURVES
     from iglens_tl.results.validation import NULLS
-    from iglens_tl.views.figures.validation import metric_cell, undefined_notes
+    from iglens_tl.views.validation import metric_cell, undefined_notes
 
     console = Console()
     console = console if console.is_terminal else Console(file=console.file, width=1000)

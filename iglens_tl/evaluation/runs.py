@@ -16,7 +16,7 @@ import torch
 from iglens_tl.interventions.effects import layer_effects
 from iglens_tl.interventions.named_results import changes_of_layers
 from iglens_tl.interventions.skip_curves import skip_curves
-from iglens_tl.lenses.compare import compare
+from iglens_tl.lenses import Lens, compare
 from iglens_tl.models import ModelAdapter, reinitialized
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Value
@@ -28,23 +28,7 @@ from iglens_tl.resume import Parts
 Report: TypeAlias = Callable[[int, int, str], object]
 """What is called before each step: the steps done, how many there are, and what comes now."""
 
-_FITTED = ("tuned_lens", "jacobian_lens")
 _RANDOM = ", random weights"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A lens with options, as it stands in the tables.
-
-    Attributes:
-        name: Its name there.
-        lens: The name of the lens.
-        options: Its options.
-    """
-
-    name: str
-    lens: str
-    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,7 @@ class Runs:
 
     Attributes:
         adapter: The model.
-        variants: The lenses.
+        lenses: The lenses, by the names of their credits.
         value: What is measured.
         effect_options: By intervention, more options of `layer_effects`.
         seed: Seed of everything that is drawn.
@@ -98,7 +82,7 @@ class Runs:
     """
 
     adapter: ModelAdapter
-    variants: Sequence[Variant]
+    lenses: Mapping[str, Lens]
     value: Value
     effect_options: Mapping[str, Mapping[str, Any]]
     seed: int
@@ -131,12 +115,12 @@ class Runs:
         """Measure all credits, effects, curves and nulls."""
         starts = range(0, len(requests), self.chunk_size)
         chunks = {start: requests[start : start + self.chunk_size] for start in starts}
-        unfitted = [variant for variant in self.variants if variant.lens not in _FITTED]
+        unfitted = {name: lens for name, lens in self.lenses.items() if not lens.fitted}
         n_stages = 2 + len(self.effect_options)
         if self.nulls:
             n_stages += 1 + (1 + len(self.effect_options)) * bool(unfitted)
         steps = _Steps(self.report, n_stages * len(chunks))
-        credits = self._all_credits(steps, self.adapter, chunks, self.variants)
+        credits = self._all_credits(steps, self.adapter, chunks, self.lenses)
         joined = join_all(credits)
         effects = self._all_effects(steps, self.adapter, chunks)
         curves, notes = self._all_curves(steps, credits)
@@ -168,7 +152,7 @@ class Runs:
         steps: _Steps,
         adapter: ModelAdapter,
         chunks: Mapping[int, Sequence[Request]],
-        variants: Sequence[Variant],
+        lenses: Mapping[str, Lens],
         model: str = "",
     ) -> list[dict[str, LensResult]]:
         """Return the credits of every chunk."""
@@ -177,7 +161,7 @@ class Runs:
                 steps,
                 f"credits{model}",
                 start,
-                partial(self._credits, adapter, variants, _own_targets(chunk)),
+                partial(self._credits, adapter, lenses, _own_targets(chunk)),
             )
             for start, chunk in chunks.items()
         ]
@@ -219,20 +203,11 @@ class Runs:
         return curves, tuple(f"no skip curves of {why}" for why in left_out.values())
 
     def _credits(
-        self, adapter: ModelAdapter, variants: Sequence[Variant], choice: Mapping[str, Any]
+        self, adapter: ModelAdapter, lenses: Mapping[str, Lens], choice: Mapping[str, Any]
     ) -> dict[str, LensResult]:
-        """Return credits by name; variants of different lenses share their forward passes."""
-        found = {}
-        remaining = list(variants)
-        while remaining:
-            this_round: dict[str, Variant] = {}
-            for variant in remaining:
-                this_round.setdefault(variant.lens, variant)
-            remaining = [variant for variant in remaining if variant not in this_round.values()]
-            options = {lens: variant.options for lens, variant in this_round.items()}
-            comparison = compare(adapter, lenses=options, value=self.value, **choice)
-            found |= {this_round[one.lens].name: _light(one) for one in comparison.results}
-        return {variant.name: found[variant.name] for variant in variants if variant.name in found}
+        """Return credits by name; the lenses share their forward passes."""
+        comparison = compare(adapter, **choice, lenses=lenses)
+        return {one.name: _light(one) for one in comparison.results}
 
     def _effects(
         self, adapter: ModelAdapter, intervention: str, requests: Sequence[Request]
@@ -273,7 +248,7 @@ class Runs:
                 drawn = int(rng.integers(self.adapter.readout.d_vocab - 1))
                 prompts.append(list(request.ids[: position + 1]))
                 tokens.append([drawn + (drawn >= own)])
-        return self._credits(self.adapter, self.variants, {"prompt": prompts, "targets": tokens})
+        return self._credits(self.adapter, self.lenses, {"prompt": prompts, "targets": tokens})
 
     def _results(
         self,

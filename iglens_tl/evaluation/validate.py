@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from iglens_tl.arguments import Count
-from iglens_tl.evaluation.runs import Measured, Report, Runs, Variant, fingerprint
+from iglens_tl.evaluation.runs import Measured, Report, Runs, fingerprint
 from iglens_tl.evaluation.tables import agreement_tables
-from iglens_tl.interventions.effects import INTERVENTIONS, Scope, plan_layer_effects
-from iglens_tl.lenses.registry import Lenses, check_names
+from iglens_tl.interventions.effects import INTERVENTIONS, LayerEffects, Scope
+from iglens_tl.lenses.compare import Lenses, resolve_lenses
 from iglens_tl.models import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, bind_value, build_requests
 from iglens_tl.readout import Value, ValueLike
@@ -54,11 +53,8 @@ def validate(
         model: A `HookedTransformer` or `TransformerBridge`. With `nulls` its weights are random for
             a while; they are put back, also after an interruption.
         prompts: A list of texts, chats or token ids. Equal ones count each.
-        lenses: Names of lenses, or a mapping from names to options, as in `compare`. A lens may
-            stand there several times: "ig_lens:reverse" is `ig_lens` with `path="reverse"`, and
-            what follows the colon of a name with options of its own is only a label, as in
-            `{"ig_lens": {}, "ig_lens:from the mean": {"baseline": "mean"}}`. Components of layers
-            are added up.
+        lenses: Lenses or names of lenses, or a mapping from labels to lenses, as in `compare`.
+            Components of layers are added up.
         interventions: Names of interventions, as in `layer_effects`.
         scope: "all" or "last", as in `layer_effects`; skip curves always skip at all positions.
         value: What is measured, of single tokens: on both sides, and along skip curves. Options of
@@ -103,11 +99,11 @@ def validate(
             f"{adapter.name} has one layer, so there is no order of layers to compare; compare its "
             "parts with agreement(components(…, by='head'), layer_effects(…, unit='head'))"
         )
-    variants = resolve_variants(lenses)
+    made = resolve_lenses(lenses, value=of_value)
     check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))
     effect_options = resolve_effects(interventions, scope, n_draws, reference, prepend_bos)
     for name, options in effect_options.items():
-        plan_layer_effects(adapter, intervention=name, value=of_value, seed=seed, **options)
+        LayerEffects(intervention=name, value=of_value, seed=seed, **options).bind(adapter)
     called = name_prompts(prompts, names)
     ids = [prompt_ids(adapter, *pair, prepend_bos) for pair in zip(prompts, called, strict=True)]
     answers = answers_of_prompts(answer, len(prompts))
@@ -116,7 +112,7 @@ def validate(
     if answer is None and generate is None:
         generate = 1
     options = {
-        "lenses": {variant.name: dict(variant.options) for variant in variants},
+        "lenses": {name: {"lens": lens.name, **vars(lens)} for name, lens in made.items()},
         "interventions": list(effect_options),
         "scope": scope,
         **of_value.provenance(),
@@ -140,7 +136,7 @@ def validate(
 
     runs = Runs(
         adapter=adapter,
-        variants=variants,
+        lenses=made,
         effect_options=effect_options,
         value=of_value,
         seed=seed,
@@ -209,25 +205,6 @@ else:  # anything may arrive here; it is answered with a readable error
     Names = Prompts = Any
 
 _WITH_TEXTS = ("mean", "resample")
-
-
-def resolve_variants(lenses: Lenses) -> list[Variant]:
-    """Return the lenses with their options, and with the names they have in tables."""
-    if isinstance(lenses, (list, tuple, Mapping)) and len(lenses):
-        check_names(list(dict.fromkeys(str(name).partition(":")[0] for name in lenses)))
-        repeated = [name for name, count in Counter(map(str, lenses)).items() if count > 1]
-        if repeated:
-            raise ValueError(f"lens {repeated[0]!r} is given twice")
-    else:
-        check_names(lenses)
-    variants = []
-    for name in lenses:
-        lens, _, label = name.partition(":")
-        options = dict(lenses[name]) if isinstance(lenses, Mapping) else {}
-        if label and not options:
-            options = {"path": label}
-        variants.append(Variant(name, lens, options))
-    return variants
 
 
 def resolve_effects(

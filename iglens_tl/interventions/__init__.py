@@ -1,5 +1,6 @@
 """Interventions: what happens to a value when a part of the model is changed."""
 
+from iglens_tl.interventions.effects import LayerEffects as LayerEffects
 from iglens_tl.interventions.effects import layer_effects as layer_effects
 from iglens_tl.interventions.patching import activation_patching as activation_patching
 from iglens_tl.interventions.replacements import (

@@ -14,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iglens_tl.arguments import Count
+from iglens_tl.arguments import Count, resolve_choice, resolve_count
 from iglens_tl.interventions.replacements import (
     NoUpdate,
     Updates,
@@ -31,16 +31,17 @@ from iglens_tl.interventions.replacements import (
 )
 from iglens_tl.interventions.units import UNITS, Unit
 from iglens_tl.lenses.assembly import assemble, levels_of
-from iglens_tl.lenses.base import Lens, run_lenses, state_point
+from iglens_tl.lenses.base import Lens, state_point
 from iglens_tl.lenses.orders.state_values import value_coalitions, value_states
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.models.adapter import Model, ModelAdapter
+from iglens_tl.models.batching import TOKENS_PER_PASS, pad_right, shared_passes
 from iglens_tl.models.branching import Branches, run_branches
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value
-from iglens_tl.readout import Point, Reading, Value, ValueLike
+from iglens_tl.readout import Point, Reading, ValueLike
 from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import layer_label
-from iglens_tl.trace import TOKENS_PER_PASS, Needs, Trace, batches_of_equal_length
+from iglens_tl.trace import Needs, Trace, begin_trace
 
 InterventionName: TypeAlias = Literal["skip", "mean", "resample", "early_exit"]
 UnitName: TypeAlias = Literal["layer", "attn", "mlp", "head"]
@@ -65,9 +66,9 @@ def layer_effects(
     model: Model,
     prompt: PromptLike,
     *,
-    intervention: InterventionName | str = "skip",
-    unit: UnitName | str = "layer",
-    scope: Scope | str = "all",
+    intervention: InterventionName = "skip",
+    unit: UnitName = "layer",
+    scope: Scope = "all",
     value: ValueLike = "prob",
     answer: Tokens | None = None,
     generate: Count | None = None,
@@ -132,9 +133,7 @@ def layer_effects(
         >>> effects.segments[:2], effects.values.shape
         (('L0', 'L1'), (1, 8))
     """
-    adapter = adapt(model)
-    lens = plan_layer_effects(
-        adapter,
+    lens = LayerEffects(
         intervention=intervention,
         unit=unit,
         scope=scope,
@@ -145,81 +144,109 @@ def layer_effects(
         first_token=first_token,
         prepend_bos=prepend_bos,
     )
-    run = run_lenses(
-        adapter,
-        [lens],
-        prompt,
-        answer=answer,
-        generate=generate,
-        targets=targets,
-        prepend_bos=prepend_bos,
-    )
-    return run.results[0]
-
-
-def plan_layer_effects(
-    adapter: ModelAdapter,
-    *,
-    intervention: str = "skip",
-    unit: str = "layer",
-    scope: str = "all",
-    value: ValueLike = "prob",
-    reference: PromptLike | None = None,
-    n_draws: Count = 16,
-    seed: Count = 0,
-    first_token: bool = False,
-    prepend_bos: bool | None = None,
-) -> Lens:
-    """Check the options of `layer_effects` and return them as a lens, ready to measure."""
-    if intervention == "zero":
-        raise ValueError(
-            "there is no intervention 'zero': a unit whose output is zero writes nothing, which is "
-            "intervention='skip'"
-        )
-    _choose("intervention", intervention, INTERVENTIONS)
-    _choose("unit", unit, UNITS)
-    _choose("scope", scope, SCOPES)
-    _require_count("n_draws", n_draws, 2)
-    _require_count("seed", seed, 0)
-    needs_texts = intervention in ("mean", "resample")
-    if reference is not None and not needs_texts:
-        raise ValueError(
-            f"reference texts are for intervention 'mean' and 'resample', not {intervention!r}"
-        )
-    of_unit, resolved = UNITS[unit], bind_value(adapter, value)
-    segments = [of_unit.labels(adapter, layer) for layer in range(adapter.n_layers)]
-    if intervention == "early_exit":
-        if unit != "layer":
-            raise ValueError(f"early_exit stops between layers; use unit='layer', got {unit!r}")
-        return EarlyExit(adapter=adapter, value=resolved)
-    texts = reference_ids(adapter, reference, prepend_bos=prepend_bos) if needs_texts else []
-    return Intervention(
-        adapter=adapter,
-        value=resolved,
-        intervention=intervention,
-        unit=of_unit,
-        unit_name=unit,
-        segments=segments,
-        scope=scope,
-        reference=tuple(texts),
-        n_draws=n_draws,
-        seed=seed,
-        first_token=first_token,
-    )
-
-
-def _choose(name: str, given: Any, known: Mapping[str, Any]) -> None:
-    if given not in known:
-        raise ValueError(f"unknown {name} {given!r}; choose one of {', '.join(known)}")
-
-
-def _require_count(name: str, given: Any, smallest: int) -> None:
-    if isinstance(given, bool) or not isinstance(given, int) or given < smallest:
-        raise ValueError(f"{name} must be an integer of at least {smallest}, got {given!r}")
+    choice = {"answer": answer, "generate": generate, "targets": targets}
+    return lens(begin_trace(model, prompt, **choice, prepend_bos=prepend_bos))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intervention(Lens):
+class _Effects(Lens):
+    name: ClassVar[str] = "layer_effects"
+    label: ClassVar[str] = "layer effects"
+    measures: ClassVar[str] = (
+        "What the final value loses when a unit is taken out and everything above it recomputed: "
+        "separate effects, which sum to nothing."
+    )
+    sums_to: ClassVar[str] = "nothing: separate effects"
+    additive: ClassVar[bool] = False
+    cost: ClassVar[str] = "a row of a forward pass for every unit, text and draw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerEffects(_Effects):
+    """Layer effects: what each layer, sublayer or head does to the final value.
+
+    Attributes:
+        value: What is measured, as in `IGLens`.
+        intervention: What happens to the unit, as in `layer_effects`.
+        unit: "layer", "attn", "mlp" or "head".
+        scope: "all" or "last".
+        reference: Texts for "mean" and "resample".
+        n_draws: How many texts or sets of texts are drawn.
+        seed: Seed of the draws.
+        first_token: Whether the unit is intervened on at the first token too.
+        prepend_bos: Whether reference texts start with the beginning-of-sequence token.
+    """
+
+    intervention: InterventionName = "skip"
+    unit: UnitName = "layer"
+    scope: Scope = "all"
+    reference: PromptLike | None = None
+    n_draws: Count = 16
+    seed: Count = 0
+    first_token: bool = False
+    prepend_bos: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if self.intervention == "zero":
+            raise ValueError(
+                "there is no intervention 'zero': a unit whose output is zero writes nothing, "
+                "which is intervention='skip'"
+            )
+        resolve_choice("intervention", self.intervention, INTERVENTIONS)
+        resolve_choice("unit", self.unit, UNITS)
+        resolve_choice("scope", self.scope, SCOPES)
+        resolve_count("n_draws", self.n_draws, least=2)
+        resolve_count("seed", self.seed, least=0)
+        if self.reference is not None and not self._needs_texts:
+            raise ValueError(
+                "reference texts are for intervention 'mean' and 'resample', not "
+                f"{self.intervention!r}"
+            )
+        if self.intervention == "early_exit" and self.unit != "layer":
+            raise ValueError(
+                f"early_exit stops between layers; use unit='layer', got {self.unit!r}"
+            )
+
+    def bind(self, adapter: ModelAdapter) -> Lens:
+        """Return what measures the effects of a model's units, its reference texts tokenised."""
+        unit, value = UNITS[self.unit], bind_value(adapter, self.value)
+        segments = [unit.labels(adapter, layer) for layer in range(adapter.n_layers)]
+        if self.intervention == "early_exit":
+            return EarlyExit(adapter=adapter, value=value)
+        texts = []
+        if self._needs_texts:
+            texts = reference_ids(adapter, self.reference, prepend_bos=self.prepend_bos)
+        return Intervention(
+            adapter=adapter,
+            value=value,
+            intervention=self.intervention,
+            unit=unit,
+            unit_name=self.unit,
+            segments=segments,
+            scope=self.scope,
+            reference=tuple(texts),
+            n_draws=self.n_draws,
+            seed=self.seed,
+            first_token=self.first_token,
+        )
+
+    def needs(self, adapter: ModelAdapter) -> Needs:
+        """Ask for the last state."""
+        return Needs((adapter.post_site(adapter.n_layers - 1),))
+
+    def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
+        """Measure what the lens is bound to."""
+        return self.bind(trace.adapter).measure(trace, readings)
+
+    @property
+    def _needs_texts(self) -> bool:
+        return self.intervention in ("mean", "resample")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention(_Effects):
     """Measures what every unit of a kind does to the final value.
 
     Attributes:
@@ -236,10 +263,7 @@ class Intervention(Lens):
         first_token: Whether the first token is touched.
     """
 
-    name = "layer_effects"
-
     adapter: ModelAdapter
-    value: Value
     intervention: str
     unit: Unit
     unit_name: str
@@ -250,9 +274,14 @@ class Intervention(Lens):
     seed: int
     first_token: bool
 
-    def needs(self) -> Needs:
+    def bind(self, adapter: ModelAdapter) -> Lens:
+        """Return the lens, which is bound to a model already."""
+        del adapter
+        return self
+
+    def needs(self, adapter: ModelAdapter) -> Needs:
         """Ask for the last state."""
-        return Needs((self.adapter.post_site(self.adapter.n_layers - 1),))
+        return Needs((adapter.post_site(adapter.n_layers - 1),))
 
     def points(self, trace: Trace) -> list[Point]:
         """Return the last state, whose value the effects are taken from."""
@@ -265,15 +294,14 @@ class Intervention(Lens):
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         """Take every unit out of every text."""
-        final = levels_of(trace, self.value, [readings[p.key] for p in self.points(trace)])
+        final = levels_of(trace, self.resolved_value, [readings[p.key] for p in self.points(trace)])
         found = self._values(trace)
         levels, errors = self._summarize(found)
         result = assemble(
             trace,
-            lens=self.name,
-            unit=self.value.unit,
-            additive=False,
-            cumulative=False,
+            lens=self,
+            unit=self.resolved_value.unit,
+            kind="effect",
             segments=[label for labels in self.segments for label in labels],
             values=final - levels,
             levels=levels,
@@ -283,7 +311,7 @@ class Intervention(Lens):
                 "intervention": self.intervention,
                 "unit": self.unit_name,
                 "scope": self.scope,
-                **self.value.provenance(),
+                **self.resolved_value.provenance(),
                 "first_token": self.first_token,
                 "n_reference": len(self.reference) or None,
                 "n_draws": self.n_draws if self.reference else None,
@@ -327,10 +355,10 @@ class Intervention(Lens):
         updates, texts_of_draws = self._updates(trace.requests)
         first_targets = _first_targets(trace.requests)
         # Few texts at a time, which leave most rows of a pass to their copies.
-        lengths = [len(request.ids) for request in trace.requests]
-        for group in batches_of_equal_length(lengths, TOKENS_PER_PASS // 8):
+        texts = [request.ids for request in trace.requests]
+        for group in shared_passes(self.adapter, texts, tokens_per_pass=TOKENS_PER_PASS // 8):
             branches = self._branches(trace.requests, group)
-            length = len(trace.requests[group[0]].ids)
+            length = max(len(texts[index]) for index in group)
             size = max(1, TOKENS_PER_PASS // length - len(group))
             for first in range(0, len(branches), size):
                 part = branches[first : first + size]
@@ -339,7 +367,7 @@ class Intervention(Lens):
                 branch_of_row = torch.tensor([i for i, b in enumerate(part) for _ in b.reads])
                 units = torch.tensor([branch.unit for branch in part])[branch_of_row[rows]]
                 draws = torch.tensor([branch.draw for branch in part])[branch_of_row[rows]]
-                found = value_states(trace, self.value, states, rows, targets)
+                found = value_states(trace, self.resolved_value, states, rows, targets)
                 values[targets, units, draws] = found
         return values
 
@@ -406,7 +434,7 @@ class Intervention(Lens):
         texts_of_draws: Sequence[Sequence[int]],
     ) -> Float[Tensor, "row d_model"]:
         """Run some copies and return their states where they are read."""
-        tokens = torch.tensor([requests[text].ids for text in group])
+        tokens = pad_right([requests[text].ids for text in group])
         place = {text: index for index, text in enumerate(group)}
         by_layer: dict[int, list[_Branch]] = defaultdict(list)
         for branch in branches:
@@ -509,17 +537,21 @@ _NOTE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyExit(Lens):
+class EarlyExit(_Effects):
     """Runs the model with all layers above each one skipped."""
 
-    name = "layer_effects"
+    additive: ClassVar[bool] = True
 
     adapter: ModelAdapter
-    value: Value
 
-    def needs(self) -> Needs:
+    def bind(self, adapter: ModelAdapter) -> Lens:
+        """Return the lens, which is bound to a model already."""
+        del adapter
+        return self
+
+    def needs(self, adapter: ModelAdapter) -> Needs:
         """Ask for the last state."""
-        return Needs((self.adapter.post_site(self.adapter.n_layers - 1),))
+        return Needs((adapter.post_site(adapter.n_layers - 1),))
 
     def points(self, trace: Trace) -> list[Point]:
         """Read nothing of the untouched run."""
@@ -542,7 +574,7 @@ class EarlyExit(Lens):
             targets = torch.arange(first_target, first_target + len(request.target_ids))
             levels[targets] = value_coalitions(
                 trace,
-                self.value,
+                self.resolved_value,
                 targets,
                 first_layers,
                 partial(run_skipping, self.adapter, request.ids, positions=positions),
@@ -552,9 +584,9 @@ class EarlyExit(Lens):
             first_row += len(positions)
         return assemble(
             trace,
-            lens=self.name,
-            unit=self.value.unit,
-            additive=True,
+            lens=self,
+            unit=self.resolved_value.unit,
+            kind="credit",
             segments=[layer_label(layer) for layer in range(n_layers)],
             values=levels.diff(dim=1),
             levels=levels[:, 1:],
@@ -564,7 +596,7 @@ class EarlyExit(Lens):
                 "intervention": "early_exit",
                 "unit": "layer",
                 "scope": "all",
-                **self.value.provenance(),
+                **self.resolved_value.provenance(),
             },
             notes=(_NOTE,),
         )

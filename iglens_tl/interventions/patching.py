@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from iglens_tl.lenses.provenance import describe
+from iglens_tl.lenses.assembly import describe
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.checks import check_model
 from iglens_tl.models.patching import patch_each, record
@@ -33,7 +33,7 @@ from iglens_tl.results.patching import (
     PatchingResult,
     check_difference,
 )
-from iglens_tl.trace import collect_trace
+from iglens_tl.trace import Trace
 
 
 def activation_patching(
@@ -112,7 +112,7 @@ def activation_patching(
     embed_values = patch_each(
         adapter, run, donor, "resid_pre", measure, layers=[0], positions=[last]
     )
-    trace = collect_trace(adapter, [request], [], {"prepend_bos": prepend_bos})
+    trace = Trace(adapter, [request], choice={"prepend_bos": prepend_bos})
     options = {"direction": direction, "site": site, **bound.provenance()}
     return PatchingResult(
         site=site,

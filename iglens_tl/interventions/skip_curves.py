@@ -26,7 +26,7 @@ from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import LensData
 from iglens_tl.results.curves import ORACLE, RANDOM, SkipCurves
 from iglens_tl.results.lens import LensResult
-from iglens_tl.trace import Needs, Trace, collect_trace
+from iglens_tl.trace import Needs, Trace
 
 
 def skip_curves(
@@ -82,7 +82,8 @@ def skip_curves(
     requests, rows_of_text = _requests(adapter, data)
     check_model(adapter, torch.tensor(requests[0].ids))
     last_site = adapter.post_site(adapter.n_layers - 1)
-    trace = collect_trace(adapter, requests, [Needs((last_site,))], {})
+    trace = Trace(adapter, requests)
+    trace.collect([Needs((last_site,))])
     found: list[Tensor] = []
     names = [*by_name, ORACLE]
     for text, of_request in enumerate(_targets_of_requests(requests)):

@@ -1,55 +1,34 @@
-"""What the lenses with backward passes share: values on a path, and which views they report."""
+"""Straight lines of whole texts' states, and values at their end, for backward passes."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.lenses.estimators import CompletenessWarning
-from iglens_tl.arguments import Count
-from iglens_tl.trace import Reduction
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Readout, Targets, Value
 
 TOKENS_PER_PASS = 1024
 """How many tokens run together with their graph; more nodes of a path run one part at a time."""
 
+Positions: TypeAlias = Literal["read", "all"]
+
+POSITIONS = {
+    "read": "the position from which the target is read",
+    "all": "all positions of the text",
+}
+"""Over which positions a layer's values are summed."""
+
+STEPS_ADVICE = "; 50 is a good start"
+
 _ACCEPTED_ERROR = 0.1
 _SMALLEST_CHANGE = 1e-2
-
-
-def resolve_n_steps(n_steps: Count) -> int:
-    """Check the number of steps of a path.
-
-    Raises:
-        TypeError: For anything but an integer.
-        ValueError: For less than 1.
-    """
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int):
-        raise TypeError(f"n_steps must be an integer, got {type(n_steps).__name__}")
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}; 50 is a good start")
-    return n_steps
-
-
-def whole_text(states: Tensor, positions: list[int]) -> Tensor:
-    """Keep the states at every position: a `Reduction` that reduces nothing."""
-    del positions
-    return states.clone()
-
-
-def whole_texts(sites: Sequence[str]) -> dict[str, tuple[str, Reduction]]:
-    """Return what a lens needs to have the states of whole texts, by `of_whole_text(site)`."""
-    return {of_whole_text(site): (site, whole_text) for site in sites}
-
-
-def of_whole_text(site: str) -> str:
-    """Return the name under which a trace holds a site's states of whole texts."""
-    return f"{site}, whole text"
 
 
 def parts_of_path(

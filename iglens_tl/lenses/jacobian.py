@@ -9,18 +9,19 @@ logit lens. TransformerLens fits and stores the matrices; the readout here is th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from iglens_tl.results.lens import LensResult
+from iglens_tl.arguments import Count, Layers
 from iglens_tl.lenses.assembly import assemble_levels
-from iglens_tl.arguments import Count, Layers, resolve_top_k
-from iglens_tl.lenses.base import Lens, run_lenses, state_point
-from iglens_tl.trace import Needs, Trace
+from iglens_tl.lenses.base import measure_prompt, state_point
+from iglens_tl.lenses.level import LevelLens
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.jacobian import fit_jacobians, resolve_jacobians
-from iglens_tl.prompts import PromptLike, Tokens, bind_value
-from iglens_tl.readout import Point, Reading, Value, ValueLike
+from iglens_tl.prompts import PromptLike, Tokens
+from iglens_tl.readout import Point, Reading
+from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import Needs, Trace
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -36,40 +37,106 @@ _UNRELIABLE_NOTE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class JacobianLens(LevelLens):
+    """Jacobian lens: every block's output read out through its mean Jacobian.
+
+    Its results hold levels, not credits, for the layers that the lens was fitted for and the last
+    one, whose Jacobian is the identity: "L3" is read out of the output of block 3. `statistics`
+    holds "entropy" and "kl_to_final", in nats. The model is a `TransformerBridge` with raw weights,
+    as `load_model(…, backend="bridge")` gives it.
+
+    Attributes:
+        value: What is read out, as in `LogitLens`.
+        lens: What `fit_jacobian_lens` returned, a file that its `save` wrote, the name of a model
+            with a published lens, or "auto" for the published lens of this model.
+        top_k: How many of the most probable tokens to keep per state; 0 also skips the ranks.
+    """
+
+    lens: JacobianLensLike = "auto"
+
+    name: ClassVar[str] = "jacobian_lens"
+    fitted: ClassVar[bool] = True
+    label: ClassVar[str] = "Jacobian lens"
+    measures: ClassVar[str] = (
+        "The level after a layer, through the average Jacobian of the layers above it."
+    )
+    cost: ClassVar[str] = "fitting; then as the logit lens"
+
+    def bind(self, adapter: ModelAdapter) -> JacobianLens:
+        """Return the lens with its matrices, checked against the model."""
+        return replace(super().bind(adapter), lens=resolve_jacobians(adapter, self.lens))
+
+    def needs(self, adapter: ModelAdapter) -> Needs:
+        """Ask for the blocks' outputs."""
+        return Needs(tuple(adapter.post_site(layer) for layer in self._layers(adapter)))
+
+    def points(self, trace: Trace) -> list[Point]:
+        """Return the states, carried to where the last one stands."""
+        points = []
+        for layer in self._layers(trace.adapter):
+            point = state_point(trace, trace.adapter.post_site(layer))
+            if layer in self._fitted.jacobians:
+                carried = point.states @ self._fitted.jacobians[layer].to(point.states).T
+                point = Point(self._key(trace, layer), carried, point.target_rows)
+            points.append(point)
+        return points
+
+    def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
+        """Keep the levels."""
+        layers = self._layers(trace.adapter)
+        return assemble_levels(
+            trace,
+            lens=self,
+            segments=[f"L{layer}" for layer in layers],
+            readings=[readings[self._key(trace, layer)] for layer in layers],
+            options={
+                "fitted_on_texts": self._fitted.n_prompts,
+                "corpus": self._fitted.metadata.get("corpus"),
+            },
+            notes=(_UNRELIABLE_NOTE,),
+        )
+
+    @property
+    def _fitted(self) -> Any:
+        return self.lens
+
+    def _layers(self, adapter: ModelAdapter) -> list[int]:
+        return [*sorted(self._fitted.jacobians), adapter.n_layers - 1]
+
+    def _key(self, trace: Trace, layer: int) -> str:
+        site = trace.adapter.post_site(layer)
+        carried = layer in self._fitted.jacobians
+        return f"{site}, Jacobian of {id(self.lens)}" if carried else site
+
+
 def jacobian_lens(
     model: Model,
     prompt: PromptLike,
     *,
-    lens: JacobianLensLike = "auto",
     answer: Tokens | None = None,
     generate: Count | None = None,
     targets: Tokens | None = None,
-    value: ValueLike = "prob",
-    top_k: Count = 5,
     prepend_bos: bool | None = None,
+    **options: Any,
 ) -> LensResult:
-    """Read every block's output out through its mean Jacobian.
+    """Read every block's output out through its mean Jacobian; see `JacobianLens`.
 
     Args:
-        model: A `TransformerBridge` with raw weights, as `load_model(…, backend="bridge")` gives
-            it. Its hooks stay active.
-        prompt: As in `ig_lens`, as are `answer`, `generate`, `targets` and `prepend_bos`.
-        lens: What `fit_jacobian_lens` returned, a file that its `save` wrote, the name of a model
-            with a published lens, or "auto" for the published lens of this model.
+        model: A `HookedTransformer`, `TransformerBridge` or Hugging Face model, folded or not. Its
+            hooks stay active.
+        prompt: As in `trace_prompt`, as are `answer`, `generate`, `targets` and `prepend_bos`.
         answer: Read these tokens after the prompt.
         generate: Read up to this many greedily generated tokens.
         targets: Read these candidates for the position after the prompt.
-        value: "prob", "logprob" (nats) or "logit", or a `Value`.
-        top_k: How many of the most probable tokens to keep per state; 0 also skips the ranks.
         prepend_bos: Whether a text prompt starts with the beginning-of-sequence token.
+        **options: Those of `JacobianLens`.
 
     Returns:
-        Levels, not credits, for the layers that the lens was fitted for and the last one, whose
-        Jacobian is the identity: "L3" is read out of the output of block 3. They do not sum to
-        anything. `statistics` holds "entropy" and "kl_to_final", in nats.
+        Levels, not credits, for the layers that the lens was fitted for and the last one.
 
     Raises:
-        TypeError: For arguments of a wrong kind.
+        TypeError: For arguments of a wrong kind, or an option that the lens does not have.
         ValueError: For arguments or a lens that do not fit the model, or if the installed
             TransformerLens has no Jacobian lens.
 
@@ -82,10 +149,9 @@ def jacobian_lens(
         >>> result.segments
         ('L5', 'L6', 'L7')
     """
-    adapter = adapt(model)
-    planned = plan_jacobian_lens(adapter, lens=lens, value=value, top_k=top_k)
     choice = {"answer": answer, "generate": generate, "targets": targets}
-    return run_lenses(adapter, [planned], prompt, **choice, prepend_bos=prepend_bos).results[0]
+    choice |= {"prepend_bos": prepend_bos}
+    return measure_prompt(JacobianLens, options, model, prompt, **choice)
 
 
 def fit_jacobian_lens(
@@ -140,70 +206,3 @@ def fit_jacobian_lens(
         rows_per_pass=rows_per_pass,
         progress=progress,
     )
-
-
-def plan_jacobian_lens(
-    adapter: ModelAdapter,
-    *,
-    lens: JacobianLensLike = "auto",
-    value: ValueLike = "prob",
-    top_k: Count = 5,
-) -> JacobianLens:
-    """Check the options of `jacobian_lens` and return the lens, ready to measure."""
-    value, top_k = bind_value(adapter, value), resolve_top_k(top_k)
-    return JacobianLens(
-        adapter=adapter, value=value, top_k=top_k, fitted=resolve_jacobians(adapter, lens)
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class JacobianLens(Lens):
-    """Jacobian lens with resolved options."""
-
-    name = "jacobian_lens"
-    statistics = True
-
-    adapter: ModelAdapter
-    value: Value
-    top_k: int
-    fitted: Any
-
-    @property
-    def layers(self) -> list[int]:
-        """The layers that the lens was fitted for, and the last one."""
-        return [*sorted(self.fitted.jacobians), self.adapter.n_layers - 1]
-
-    def needs(self) -> Needs:
-        """Ask for the blocks' outputs."""
-        return Needs(tuple(self.adapter.post_site(layer) for layer in self.layers))
-
-    def points(self, trace: Trace) -> list[Point]:
-        """Return the states, carried to where the last one stands."""
-        points = []
-        for layer in self.layers:
-            point = state_point(trace, self.adapter.post_site(layer))
-            if layer in self.fitted.jacobians:
-                carried = point.states @ self.fitted.jacobians[layer].to(point.states).T
-                point = Point(self._key(layer), carried, point.target_rows)
-            points.append(point)
-        return points
-
-    def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
-        """Keep the levels."""
-        return assemble_levels(
-            trace,
-            lens=self.name,
-            value=self.value,
-            segments=[f"L{layer}" for layer in self.layers],
-            readings=[readings[self._key(layer)] for layer in self.layers],
-            top_k=self.top_k,
-            options={
-                "fitted_on_texts": self.fitted.n_prompts,
-                "corpus": self.fitted.metadata.get("corpus"),
-            },
-            notes=(_UNRELIABLE_NOTE,),
-        )
-
-    def _key(self, layer: int) -> str:
-        site = self.adapter.post_site(layer)
-        return f"{site}, Jacobian" if layer in self.fitted.jacobians else site

@@ -11,56 +11,137 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from iglens_tl.results.lens import LensResult
+from iglens_tl.arguments import Count
 from iglens_tl.lenses.assembly import assemble_levels
-from iglens_tl.lenses.chain import Chain, build_chain
-from iglens_tl.arguments import Count, resolve_top_k
-from iglens_tl.lenses.base import Lens, run_lenses, state_point
+from iglens_tl.lenses.base import measure_prompt, state_point
+from iglens_tl.lenses.chain import build_chain
+from iglens_tl.lenses.level import LevelLens
+from iglens_tl.models.adapter import Model, ModelAdapter
+from iglens_tl.prompts import PromptLike, Tokens
+from iglens_tl.readout import Point, Reading
+from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Tokens, bind_value
-from iglens_tl.readout import Point, Reading, Value, ValueLike
 from iglens_tl.tuning import Translators, check_translators, resolve_translators
 from iglens_tl.tuning.lookup import LensLike
 from iglens_tl.tuning.validation import warn_where_worse
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedLens(LevelLens):
+    """Tuned lens: every state read out through a map that was trained for its layer.
+
+    Its results hold levels, not credits: segment "L3" holds what is read out after block 3, "embed"
+    what is read out of the embedding. Because every layer has its own map, their differences say
+    nothing about single layers. `statistics` holds the "entropy" of each distribution and
+    "kl_to_final", its KL divergence from the model's own, in nats. The model's weights must be
+    neither folded nor centred.
+
+    Attributes:
+        value: What is read out, as in `LogitLens`.
+        lens: `Translators`, a folder that holds some, the name of a published lens, or "auto": the
+            lens that is shipped for the embedded model, or published for this one.
+        top_k: How many of the most probable tokens to keep per state; 0 also skips the ranks.
+
+    Example:
+        >>> from iglens_tl import TunedLens, load_model, trace_prompt
+        >>> trace = trace_prompt(load_model("demo"), "The capital of Vietnam is", answer=" Hanoi")
+        >>> int(TunedLens()(trace).ranks[0, -1])
+        1
+    """
+
+    lens: LensLike = "auto"
+
+    name: ClassVar[str] = "tuned_lens"
+    fitted: ClassVar[bool] = True
+    label: ClassVar[str] = "tuned lens"
+    measures: ClassVar[str] = (
+        "What the model would predict after a layer, through a map trained for that layer. Every "
+        "layer has its own map, so the change from one layer to the next belongs to no single one."
+    )
+    sums_to: ClassVar[str] = "nothing, and differences mix two maps"
+    cost: ClassVar[str] = "1 forward pass, a map and a row of the unembedding per state"
+
+    def bind(self, adapter: ModelAdapter) -> TunedLens:
+        """Return the lens with its translators, checked against the model.
+
+        Warns:
+            TunedLensWarning: If the lens is worse than the logit lens on a sample text.
+        """
+        translators = resolve_translators(adapter, self.lens)
+        check_translators(adapter, translators)
+        warn_where_worse(adapter, translators)
+        return replace(super().bind(adapter), lens=translators)
+
+    def needs(self, adapter: ModelAdapter) -> Needs:
+        """Ask for the state after the embedding and after every block."""
+        return Needs(build_chain(adapter).sites)
+
+    def points(self, trace: Trace) -> list[Point]:
+        """Return the translated states, then the last one as it is."""
+        *points, last = [state_point(trace, site) for site in build_chain(trace.adapter).sites]
+        translated = [
+            # Other lenses may read the same state, untranslated or by other translators.
+            replace(
+                point,
+                key=f"{point.key}, translator of {id(self._translators)}",
+                states=self._translators.apply(layer, point.states),
+            )
+            for layer, point in enumerate(points)
+        ]
+        return [*translated, last]
+
+    def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
+        """Keep the levels."""
+        chain, translators = build_chain(trace.adapter), self._translators
+        *sites, last = chain.sites
+        keys = [*(f"{site}, translator of {id(translators)}" for site in sites), last]
+        return assemble_levels(
+            trace,
+            lens=self,
+            segments=chain.segments,
+            readings=[readings[key] for key in keys],
+            options={
+                "lens": translators.origin,
+                "fingerprint": translators.fingerprint,
+                "trained_for": translators.base_model,
+            },
+        )
+
+    @property
+    def _translators(self) -> Translators:
+        assert isinstance(self.lens, Translators)
+        return self.lens
 
 
 def tuned_lens(
     model: Model,
     prompt: PromptLike,
     *,
-    lens: LensLike = "auto",
     answer: Tokens | None = None,
     generate: Count | None = None,
     targets: Tokens | None = None,
-    value: ValueLike = "prob",
-    top_k: Count = 5,
     prepend_bos: bool | None = None,
+    **options: Any,
 ) -> LensResult:
-    """Read every layer's state out through its translator.
+    """Read every layer's state out through its translator; see `TunedLens`.
 
     Args:
-        model: A `HookedTransformer` or `TransformerBridge` with its weights neither folded nor
-            centred. Its hooks stay active.
-        prompt: As in `ig_lens`, as are `answer`, `generate`, `targets` and `prepend_bos`.
-        lens: `Translators`, a folder that holds some, the name of a published lens, or "auto": the
-            lens that is shipped for the embedded model, or published for this one.
+        model: A `HookedTransformer`, `TransformerBridge` or Hugging Face model, folded or not. Its
+            hooks stay active.
+        prompt: As in `trace_prompt`, as are `answer`, `generate`, `targets` and `prepend_bos`.
         answer: Read these tokens after the prompt.
         generate: Read up to this many greedily generated tokens.
         targets: Read these candidates for the position after the prompt.
-        value: "prob", "logprob" (nats) or "logit", or a `Value`.
-        top_k: How many of the most probable tokens to keep per state; 0 also skips the ranks.
         prepend_bos: Whether a text prompt starts with the beginning-of-sequence token.
+        **options: Those of `TunedLens`.
 
     Returns:
-        Levels, not credits: segment "L3" holds what is read out after block 3, "embed" what is read
-        out of the embedding. They do not sum to anything, and because every layer has its own map,
-        their differences say nothing about single layers. `statistics` holds the "entropy" of each
-        distribution and "kl_to_final", its KL divergence from the model's own, in nats.
+        Levels, not credits.
 
     Raises:
-        TypeError: For arguments of a wrong kind.
+        TypeError: For arguments of a wrong kind, or an option that the lens does not have.
         ValueError: For arguments or a lens that do not fit the model.
 
     Warns:
@@ -72,76 +153,6 @@ def tuned_lens(
         >>> int(result.ranks[0, -1])
         1
     """
-    adapter = adapt(model)
-    planned = plan_tuned_lens(adapter, lens=lens, value=value, top_k=top_k)
     choice = {"answer": answer, "generate": generate, "targets": targets}
-    return run_lenses(adapter, [planned], prompt, **choice, prepend_bos=prepend_bos).results[0]
-
-
-def plan_tuned_lens(
-    adapter: ModelAdapter,
-    *,
-    lens: LensLike = "auto",
-    value: ValueLike = "prob",
-    top_k: Count = 5,
-) -> TunedLens:
-    """Check the options of `tuned_lens` and return the lens, ready to measure."""
-    value, top_k = bind_value(adapter, value), resolve_top_k(top_k)
-    translators = resolve_translators(adapter, lens)
-    check_translators(adapter, translators)
-    warn_where_worse(adapter, translators)
-    return TunedLens(
-        adapter=adapter,
-        value=value,
-        top_k=top_k,
-        chain=build_chain(adapter),
-        translators=translators,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TunedLens(Lens):
-    """Tuned lens with resolved options."""
-
-    name = "tuned_lens"
-    statistics = True
-
-    adapter: ModelAdapter
-    value: Value
-    top_k: int
-    chain: Chain
-    translators: Translators
-
-    def needs(self) -> Needs:
-        """Ask for the state after the embedding and after every block."""
-        return Needs(self.chain.sites)
-
-    def points(self, trace: Trace) -> list[Point]:
-        """Return the translated states, then the last one as it is."""
-        *points, last = [state_point(trace, site) for site in self.chain.sites]
-        translated = [
-            replace(point, key=key, states=self.translators.apply(layer, point.states))
-            for layer, (point, key) in enumerate(zip(points, self._keys()[:-1], strict=True))
-        ]
-        return [*translated, last]
-
-    def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
-        """Keep the levels."""
-        return assemble_levels(
-            trace,
-            lens=self.name,
-            value=self.value,
-            segments=self.chain.segments,
-            readings=[readings[key] for key in self._keys()],
-            top_k=self.top_k,
-            options={
-                "lens": self.translators.origin,
-                "fingerprint": self.translators.fingerprint,
-                "trained_for": self.translators.base_model,
-            },
-        )
-
-    def _keys(self) -> list[str]:
-        *sites, last = self.chain.sites
-        # Other lenses may read the same state, untranslated or by other translators.
-        return [*(f"{site}, translator of {id(self.translators)}" for site in sites), last]
+    choice |= {"prepend_bos": prepend_bos}
+    return measure_prompt(TunedLens, options, model, prompt, **choice)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from iglens_tl.files import write_atomically
-from iglens_tl.results.lens import LensResult
 from iglens_tl.results import storage
 from iglens_tl.results.agreement import (
     monotonicity,
@@ -19,6 +18,7 @@ from iglens_tl.results.agreement import (
     pairwise_agreement_by_target,
 )
 from iglens_tl.results.frames import target_index
+from iglens_tl.results.lens import LensResult
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
@@ -82,6 +82,11 @@ class LensComparison:
     forward_passes: int
     skipped: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the results, in their order: labels, or the names of their lenses."""
+        return tuple(result.name for result in self.results)
+
     def __getitem__(self, lens: str) -> LensResult:
         """Return the result of one lens.
 
@@ -89,9 +94,9 @@ class LensComparison:
             ValueError: If the comparison has no such lens.
         """
         for result in self.results:
-            if result.lens == lens:
+            if result.name == lens:
                 return result
-        names = ", ".join(result.lens for result in self.results)
+        names = ", ".join(result.name for result in self.results)
         reason = f": {self.skipped[lens]}" if lens in self.skipped else ""
         raise ValueError(f"the comparison has no lens {lens!r}{reason}; it has {names}")
 
@@ -106,15 +111,15 @@ class LensComparison:
         """
         if tidy:
             return pd.concat([self._tidy(result) for result in self.results], ignore_index=True)
-        frames = {result.lens: result.to_frame()[list(result.segments)] for result in self.results}
+        frames = {result.name: result.to_frame()[list(result.segments)] for result in self.results}
         return pd.concat(frames, axis=1, names=["lens", "segment"])
 
     def cost_frame(self) -> pd.DataFrame:
         """Return one row per lens with its unit, additivity, worst error and costs."""
         rows = {}
         for result in self.results:
-            cost = self.costs[result.lens]
-            rows[result.lens] = {
+            cost = self.costs[result.name]
+            rows[result.name] = {
                 "unit": result.unit,
                 "additive": result.additive,
                 "largest_error": abs(result.completeness_error).max(),
@@ -124,7 +129,7 @@ class LensComparison:
 
     def summary(self) -> ComparisonSummary:
         """Compare the lenses with one another."""
-        onsets = {result.lens: result.onset().to_numpy() for result in self.results}
+        onsets = {result.name: result.onset().to_numpy() for result in self.results}
         return ComparisonSummary(
             agreement=pairwise_agreement(self.results),
             agreement_by_target=pairwise_agreement_by_target(self.results),
@@ -144,6 +149,7 @@ class LensComparison:
         *,
         others: LensComparison | Sequence[LensComparison] = (),
         heads: LensResult | None = None,
+        why_no_heads: str = "",
         prompt: int = 0,
         notes: Sequence[str] = (),
     ) -> Path:
@@ -155,6 +161,7 @@ class LensComparison:
                 can switch.
             heads: `components(…, by="head_source")` of the same targets, for the largest heads and
                 the tokens that they read.
+            why_no_heads: Why there are none, in a sentence that stands in their place.
             prompt: Which text of a batch.
             notes: What else a reader of the page must know, in sentences.
 
@@ -167,14 +174,22 @@ class LensComparison:
 
         comparisons = [self, *([others] if isinstance(others, LensComparison) else others)]
         results = [result for comparison in comparisons for result in comparison.results]
-        shown = {result.lens for result in results}
+        shown = {result.name for result in results}
         skipped = {
             lens: why
             for comparison in comparisons
             for lens, why in comparison.skipped.items()
             if lens not in shown
         }
-        return write_report(results, path, heads=heads, prompt=prompt, skipped=skipped, notes=notes)
+        return write_report(
+            results,
+            path,
+            heads=heads,
+            why_no_heads=why_no_heads,
+            prompt=prompt,
+            skipped=skipped,
+            notes=notes,
+        )
 
     def to_json(self) -> str:
         """Return the text of the JSON file that `save` writes."""
@@ -232,11 +247,16 @@ class LensComparison:
             "completeness_error": result.completeness_error,
         }.items():
             frame[column] = numbers.repeat(n_segments)
-        for column, number in vars(self.costs[result.lens]).items():
+        for column, number in vars(self.costs[result.name]).items():
             frame[column] = number
         return frame
 
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import comparison_table
+
+        return comparison_table(self.results, self.skipped)
+
     def __repr__(self) -> str:
         """Say what the comparison holds in one line."""
-        names = ", ".join(result.lens for result in self.results)
+        names = ", ".join(result.name for result in self.results)
         return f"LensComparison({names}: {len(self.results[0].targets)} targets)"

@@ -17,7 +17,6 @@ from iglens_tl.results.objects import (
     decode_array,
     decode_target,
     load_object,
-    notebook_html,
     save_object,
 )
 
@@ -153,7 +152,10 @@ class SkipCurves:
         return cls(content["unit"], targets, deletion, insertion)
 
     def _repr_html_(self) -> str:
-        return notebook_html(repr(self), self.areas())
+        from iglens_tl.views.notebook import skip_curves_table
+
+        curves = {"deletion": self.deletion, "insertion": self.insertion}
+        return skip_curves_table(curves, self.areas(), self.unit)
 
     def __repr__(self) -> str:
         """Say what the curves hold in one line."""

@@ -114,6 +114,10 @@ class LensResult(LensData):
         """
         return sum_by_head(self)
 
+    def figure(self, *, prompt: int = 0, show: str = "value", title: str | None = None) -> Figure:
+        """Draw the default view of a result, its `heatmap`."""
+        return self.heatmap(prompt=prompt, show=show, title=title)
+
     def heatmap(self, *, prompt: int = 0, show: str = "value", title: str | None = None) -> Figure:
         """Draw the token × segment map; see `iglens_tl.views.figures.heatmap`."""
         from iglens_tl.views.figures import heatmap
@@ -169,9 +173,9 @@ class LensResult(LensData):
         return storage.to_json(self)
 
     def _repr_html_(self) -> str:
-        from iglens_tl.views.figures import notebook_table
+        from iglens_tl.views.notebook import lens_table
 
-        return notebook_table(self)
+        return lens_table(self)
 
     def __repr__(self) -> str:
         """Say what the result holds in one line."""

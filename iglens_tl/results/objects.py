@@ -6,7 +6,6 @@ NaN, which JSON does not have, as null.
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -116,12 +115,6 @@ def decode_frame(content: Mapping[str, Any]) -> pd.DataFrame:
             for name, column in content.items()
         }
     )
-
-
-def notebook_html(title: str, frame: pd.DataFrame) -> str:
-    """Return a table for a notebook, below what the result says of itself."""
-    table = frame.to_html(max_rows=20, max_cols=20, notebook=True)
-    return f"<p>{html.escape(title)}</p>{table}"
 
 
 def _require_json(path: str | Path) -> None:

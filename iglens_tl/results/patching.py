@@ -19,7 +19,6 @@ from iglens_tl.results.objects import (
     decode_target,
     decode_text,
     load_object,
-    notebook_html,
     save_object,
 )
 from iglens_tl.results.segments import layer_label
@@ -127,6 +126,10 @@ class PatchingResult:
         return load_object(path, _KIND, cls._decode)
 
     def figure(self, *, show: str = "recovered", title: str | None = None) -> Figure:
+        """Draw the default view of a result, its `heatmap`."""
+        return self.heatmap(show=show, title=title)
+
+    def heatmap(self, *, show: str = "recovered", title: str | None = None) -> Figure:
         """Draw the layer × position map; see `iglens_tl.views.figures.patching_heatmap`."""
         from iglens_tl.views.figures import patching_heatmap
 
@@ -161,7 +164,7 @@ class PatchingResult:
         return LensResult(
             lens=_NAME,
             unit=self.unit,
-            additive=True,
+            kind="credit",
             segments=tuple(layer_label(layer) for layer in range(len(self.values))),
             texts=(self.clean,),
             targets=(self.target,),
@@ -189,7 +192,9 @@ class PatchingResult:
         )
 
     def _repr_html_(self) -> str:
-        return notebook_html(repr(self), self.to_frame())
+        from iglens_tl.views.notebook import patching_table
+
+        return patching_table(self)
 
     def __repr__(self) -> str:
         """Say what the result holds in one line."""

@@ -20,7 +20,6 @@ from iglens_tl.results.objects import (
     decode_provenance,
     encode_frame,
     load_object,
-    notebook_html,
     save_object,
 )
 
@@ -79,17 +78,17 @@ class Validation:
 
     def layers_figure(self) -> Figure:
         """Draw the mean credits beside the mean effects, layer by layer."""
-        from iglens_tl.views.figures.validation import layers_figure
+        from iglens_tl.views.figures import layers_figure
 
         return layers_figure(self.credits, self.effects)
 
     def to_html(self) -> str:
         """Return a page that says what was compared, with tables and figures, self-contained."""
-        from iglens_tl.views.figures.validation import validation_page
+        from iglens_tl.views.validation import validation_page
 
         narrow = self.figure().update_layout(width=_PAGE_WIDTH)
         figures = [self.layers_figure(), narrow, self.curves_figure()]
-        return validation_page(self.table, figures, self.provenance, nulls=NULLS)
+        return validation_page(self.table, figures, self.provenance, nulls=NULLS).decode()
 
     def write_html(self, path: str | Path) -> Path:
         """Write the page; an interruption leaves no part of it.
@@ -151,7 +150,9 @@ class Validation:
         )
 
     def _repr_html_(self) -> str:
-        return notebook_html(repr(self), self.table)
+        from iglens_tl.views.notebook import validation_table
+
+        return validation_table(self.table, self.provenance, NULLS)
 
     def __repr__(self) -> str:
         """Say what the validation holds in one line."""

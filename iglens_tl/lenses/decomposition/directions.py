@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.lenses.decomposition.parts import Parts
-from iglens_tl.trace import Trace
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.results import segments
+from iglens_tl.trace import Trace
 
 if TYPE_CHECKING:
     DirectionsLike: TypeAlias = "Directions | Tensor | np.ndarray | Sequence[Sequence[float]]"

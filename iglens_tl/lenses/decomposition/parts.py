@@ -14,11 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.trace import Trace
-from iglens_tl.models.heads import split_heads
-from iglens_tl.models.neurons import split_neurons
-from iglens_tl.models.sources import head_values
+from iglens_tl.models.components import head_values, split_heads, split_neurons
 from iglens_tl.results import segments
+from iglens_tl.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -116,14 +114,14 @@ def neuron_parts(trace: Trace, layer: int, site: str) -> list[Parts]:
 
     def shares(gradients: Tensor, targets: Tensor) -> Tensor:
         rows = trace.target_rows[targets]
-        of_weights = (neurons.gain[rows] * gradients) @ neurons.weight.T
+        of_weights = (neurons.scale[rows] * gradients) @ neurons.weight.T
         return (activations[rows] * of_weights).double()
 
     labels = [segments.neuron_label(layer, neuron) for neuron in range(activations.shape[1])]
     parts = [Parts(labels, shares, rest=segments.mlp_rest_label(layer))]
     if neurons.bias is not None:
         label = segments.mlp_bias_label(layer)
-        parts.append(state_parts(trace, label, neurons.gain * neurons.bias))
+        parts.append(state_parts(trace, label, neurons.scale * neurons.bias))
     return parts
 
 
@@ -138,11 +136,11 @@ class _AttentionShares:
     def before_heads(
         self, gradients: Tensor, targets: Tensor
     ) -> Float[Tensor, "target head d_head"]:
-        gain = self.heads.gain[self.trace.target_rows[targets]]
-        return torch.einsum("hdm,tm->thd", self.heads.weight, gain * gradients)
+        scale = self.heads.scale[self.trace.target_rows[targets]]
+        return torch.einsum("hdm,tm->thd", self.heads.weight, scale * gradients)
 
     def bias(self) -> list[Parts]:
         if self.heads.bias is None:
             return []
         label = segments.attention_bias_label(self.layer)
-        return [state_parts(self.trace, label, self.heads.gain * self.heads.bias)]
+        return [state_parts(self.trace, label, self.heads.scale * self.heads.bias)]

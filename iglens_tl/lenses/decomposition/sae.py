@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lenses.decomposition.directions import Directions
 from iglens_tl.arguments import Layers
+from iglens_tl.lenses.decomposition.directions import Directions
 
 _UPDATES = {
     "hook_resid_post": "layer",

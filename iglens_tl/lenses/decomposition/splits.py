@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from iglens_tl.lenses.baselines import Baseline
+from iglens_tl.lenses.base import state_point
+from iglens_tl.lenses.baselines import Baseline, Start
 from iglens_tl.lenses.chain import build_chain
 from iglens_tl.lenses.decomposition.directions import Directions
-from iglens_tl.lenses.decomposition.parts import Parts, head_parts, neuron_parts, source_parts, state_parts
-from iglens_tl.lenses.path_start import START, start_needs, start_point, start_states
-from iglens_tl.lenses.base import state_point
-from iglens_tl.trace import Needs, Trace
+from iglens_tl.lenses.decomposition.parts import (
+    Parts,
+    head_parts,
+    neuron_parts,
+    source_parts,
+    state_parts,
+)
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
-from iglens_tl.models.embeddings import embedding_sites
+from iglens_tl.models.components import embedding_sites
 from iglens_tl.readout import Point
 from iglens_tl.results import segments
+from iglens_tl.trace import Needs, Reduction, Trace, whole_text
+
+PartsBy: TypeAlias = Literal["layer", "sublayer", "head", "head_source", "neuron", "direction"]
+ComponentPath: TypeAlias = Literal["hidden_states", "sublayers", "straight"]
 
 SPLITS = {
     "layer": "every block as one part",
@@ -79,6 +88,11 @@ class Split:
     directions: Directions | None = None
 
     @property
+    def start(self) -> Start:
+        """Where the path begins."""
+        return Start(self.adapter.embed_site, self.baseline)
+
+    @property
     def states(self) -> tuple[str, ...]:
         """The hooks of the states between which the updates stand, the embedding's first."""
         return build_chain(self.adapter, sublayers=self.path == "sublayers").sites
@@ -87,10 +101,10 @@ class Split:
         """Return what to keep of the forward pass."""
         adapter, layers = self.adapter, range(self.adapter.n_layers)
         sites = list(self.states)
-        reductions = start_needs(adapter.embed_site, self.baseline.of_text)
+        reductions: dict[str, tuple[str, Reduction]] = {}
         for _, site in embedding_sites(adapter):
             sites.append(site)
-            reductions[_start_of(site)] = (site, self._start_of_part)
+            reductions |= self._start_of_part(site).needs().reductions
         for layer in layers:
             if self.by != "layer":
                 sites += adapter.update_sites(layer)
@@ -99,21 +113,21 @@ class Split:
             if self.by == "head_source":
                 pattern, values = adapter.pattern_site(layer), adapter.value_site(layer)
                 reductions[_patterns(layer)] = (pattern, _attention_of_reads)
-                reductions[_values(layer)] = (values, _everywhere)
+                reductions[_values(layer)] = (values, whole_text)
             if self.by == "neuron":
                 site = adapter.neuron_site(layer)
                 sites += [] if site is None else [site]
-        return Needs(tuple(dict.fromkeys(sites)), reductions)
+        return Needs(tuple(dict.fromkeys(sites)), reductions) | self.start.needs()
 
     def points(self, trace: Trace) -> list[Point]:
         """Return the states between the chords, the baseline first."""
         sites = self.states[-1:] if self.path == "straight" else self.states
-        return [start_point(trace), *(state_point(trace, site) for site in sites)]
+        return [self.start.point(trace), *(state_point(trace, site) for site in sites)]
 
     def groups(self, trace: Trace) -> list[Group]:
         """Return the parts of every chord, lowest first."""
         embedding = self._embedding(trace)
-        groups = [Group(None, 0, embedding, _move(trace, None, self.states[0]))]
+        groups = [Group(None, 0, embedding, self._move(trace, None, self.states[0]))]
         for layer in range(self.adapter.n_layers):
             groups += self._of_layer(trace, layer)
         return groups
@@ -131,12 +145,12 @@ class Split:
                 ]
             if self.directions is not None:
                 parts = self.directions.parts(trace, layer, before)
-            return [Group(layer, chord, parts, _move(trace, before, after))]
+            return [Group(layer, chord, parts, self._move(trace, before, after))]
         middle = adapter.mid_site(layer)
         attention, mlp = self._attention(trace, layer), self._mlp(trace, layer)
         return [
-            Group(layer, 2 * layer + 1, attention, _move(trace, before, middle)),
-            Group(layer, 2 * layer + 2, mlp, _move(trace, middle, after)),
+            Group(layer, 2 * layer + 1, attention, self._move(trace, before, middle)),
+            Group(layer, 2 * layer + 2, mlp, self._move(trace, middle, after)),
         ]
 
     def _attention(self, trace: Trace, layer: int) -> list[Parts]:
@@ -162,24 +176,28 @@ class Split:
 
     def _embedding(self, trace: Trace) -> list[Parts]:
         return [
-            state_parts(trace, label, trace.states[site] - start_states(trace, _start_of(site)))
+            state_parts(trace, label, trace.states[site] - self._start_of_part(site).states(trace))
             for label, site in embedding_sites(self.adapter)
         ]
 
-    def _start_of_part(self, states: Tensor, positions: list[int]) -> Tensor:
+    def _start_of_part(self, site: str) -> Start:
         # A given vector is no sum of a token's and a position's part: it stays a rest of its own.
         baseline = self.baseline
         if baseline.vector is not None and len(embedding_sites(self.adapter)) > 1:
-            baseline = replace(baseline, name="zero", vector=None)
-        return baseline.of_text(states, positions)
+            baseline = Baseline("zero")
+        return Start(site, baseline)
+
+    def _move(self, trace: Trace, before: str | None, after: str) -> Parts:
+        """Return the displacement between two states, from the baseline for None."""
+        start = self.start.states(trace) if before is None else trace.states[before]
+        return state_parts(trace, "", trace.states[after] - start)
 
 
-def check_split(adapter: ModelAdapter, by: str, path: str) -> None:
-    """Check the names of a split and of its path, and that the model has them.
+def check_names(by: str, path: str) -> None:
+    """Check the names of a split and of its path.
 
     Raises:
         ValueError: For an unknown name, or a split that the path does not have.
-        NotApplicableError: For parts or states that the model does not have.
     """
     if by not in SPLITS:
         raise ValueError(f"unknown split by={by!r}; choose one of {', '.join(SPLITS)}")
@@ -193,6 +211,14 @@ def check_split(adapter: ModelAdapter, by: str, path: str) -> None:
             f"by={by!r} splits the update of a whole block, which path='sublayers' divides; use "
             "path='hidden_states'"
         )
+
+
+def check_parts(adapter: ModelAdapter, by: str, path: str) -> None:
+    """Check that a model has the parts and states of a split.
+
+    Raises:
+        NotApplicableError: For parts or states that the model does not have.
+    """
     build_chain(adapter, sublayers=path == "sublayers")
     for layer in range(adapter.n_layers):
         if by == "head_source":
@@ -204,23 +230,8 @@ def check_split(adapter: ModelAdapter, by: str, path: str) -> None:
         raise NotApplicableError(f"{adapter.name} has no MLPs, so it has no neurons; use by='head'")
 
 
-def _move(trace: Trace, before: str | None, after: str) -> Parts:
-    """Return the displacement between two states, from the baseline for None."""
-    start = start_states(trace) if before is None else trace.states[before]
-    return state_parts(trace, "", trace.states[after] - start)
-
-
 def _attention_of_reads(pattern: Tensor, positions: list[int]) -> Tensor:
     return pattern[:, positions].transpose(0, 1).contiguous()
-
-
-def _everywhere(values: Tensor, positions: list[int]) -> Tensor:
-    del positions
-    return values.clone()
-
-
-def _start_of(site: str) -> str:
-    return f"{START} of {site}"
 
 
 def _patterns(layer: int) -> str:

@@ -4,62 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.results.lens import LensResult
+from iglens_tl.arguments import Layers
 from iglens_tl.lenses.assembly import assemble, levels_of
-from iglens_tl.lenses.baselines import Baseline
-from iglens_tl.lenses.chain import Chain
-from iglens_tl.lenses.path_start import start_needs, start_point
 from iglens_tl.lenses.base import Lens, state_point
-from iglens_tl.trace import Needs, Trace
+from iglens_tl.lenses.baselines import BaselineLike, Start, check_baseline, resolve_baseline
+from iglens_tl.lenses.chain import Chain, build_chain
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.readout import Point, Reading, Readout, Value
+from iglens_tl.readout import Point, Reading
+from iglens_tl.results.data import Kind
+from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import Needs, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderLens(Lens):
-    """IG-Lens with its credits in another order, with resolved options.
+class CreditOrder(Lens):
+    """IG-Lens with its credits in one order.
 
     Attributes:
-        adapter: The model.
+        value: What is attributed, as in `IGLens`.
+        baseline: Where every order begins, as in `IGLens`.
         path: The name of the order.
-        value: What is attributed.
-        baseline: Where every order begins.
-        chain: The states between which the credits stand.
-        layers: The blocks that were chosen, None for all.
+        kind: What the values are.
     """
 
-    name = "ig_lens"
+    baseline: BaselineLike = "mean"
 
-    adapter: ModelAdapter
-    path: str
-    value: Value
-    baseline: Baseline
-    chain: Chain
-    layers: tuple[int, ...] | None = None
+    name: ClassVar[str] = "ig_lens"
+    label: ClassVar[str] = "IG-Lens"
+    sums_to: ClassVar[str] = "p(final) − p(baseline), exactly"
+    additive: ClassVar[bool] = True
+    kind: ClassVar[Kind] = "credit"
+    path: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        object.__setattr__(self, "baseline", check_baseline(self.baseline))
+
+    def bind(self, adapter: ModelAdapter) -> CreditOrder:
+        """Return the order, checked against the model."""
+        resolve_baseline(self.baseline, d_model=adapter.readout.d_model)
+        self.chain(adapter)
+        return super().bind(adapter)
 
     @property
-    def readout(self) -> Readout:
-        """The model's readout."""
-        return self.adapter.readout
+    def chosen_layers(self) -> Layers | None:
+        """The blocks that end a segment, None for all; only some orders have a choice."""
+        return getattr(self, "layers", None)
 
-    def needs(self) -> Needs:
+    def chain(self, adapter: ModelAdapter) -> Chain:
+        """Return the states between which the credits stand."""
+        return build_chain(adapter, layers=self.chosen_layers)
+
+    def start(self, adapter: ModelAdapter) -> Start:
+        """Return where the order begins."""
+        baseline = resolve_baseline(self.baseline, d_model=adapter.readout.d_model)
+        return Start(adapter.embed_site, baseline)
+
+    def needs(self, adapter: ModelAdapter) -> Needs:
         """Ask for the chain's states, and for what the baseline is made of."""
-        lowest = self.chain.sites[0]
-        return Needs(self.chain.sites, start_needs(lowest, self.baseline.of_text))
+        return Needs(self.chain(adapter).sites) | self.start(adapter).needs()
 
     def ends(self, trace: Trace) -> list[Point]:
         """Return the two points that every order has: the baseline and the last state."""
-        return [start_point(trace), state_point(trace, self.chain.sites[-1])]
+        last = self.chain(trace.adapter).sites[-1]
+        return [self.start(trace.adapter).point(trace), state_point(trace, last)]
 
     def levels(
         self, trace: Trace, points: Sequence[Point], readings: Mapping[str, Reading]
     ) -> Float[Tensor, "target point"]:
         """Return the value at points that were read for this lens, the last state last."""
-        return levels_of(trace, self.value, [readings[point.key] for point in points])
+        return levels_of(trace, self.resolved_value, [readings[point.key] for point in points])
 
     def result(
         self,
@@ -68,13 +88,10 @@ class OrderLens(Lens):
         values: Float[Tensor, "target segment"],
         levels: Float[Tensor, "target segment"],
         ends: Float[Tensor, "target end"],
-        additive: bool = True,
-        cumulative: bool = True,
         options: Mapping[str, object],
         notes: tuple[str, ...] = (),
         standard_errors: Float[Tensor, "target segment"] | None = None,
         readings: Sequence[Reading] = (),
-        top_k: int = 0,
     ) -> LensResult:
         """Put the result together.
 
@@ -83,32 +100,29 @@ class OrderLens(Lens):
             values: The credits.
             levels: The level after each segment.
             ends: The value at the baseline and at the last state.
-            additive: Whether the values sum to the difference of the two.
-            cumulative: Whether what does not sum is read along the layers.
             options: The order's own options.
             notes: What a reader must know.
             standard_errors: Those of sampled values.
             readings: The readings at the chain's states, where the levels are read from them.
-            top_k: How many of these readings' most probable tokens to keep.
         """
+        value = self.resolved_value
         result = assemble(
             trace,
-            lens=self.name,
-            unit=self.value.unit,
-            additive=additive,
-            cumulative=cumulative,
-            segments=self.chain.segments,
+            lens=self,
+            unit=value.unit,
+            kind=self.kind,
+            segments=self.chain(trace.adapter).segments,
             values=values,
             levels=levels,
             baseline=ends[:, 0],
             final=ends[:, 1],
             readings=readings,
-            top_k=top_k,
+            top_k=self.top_tokens,
             options={
                 "path": self.path,
-                "layers": self.layers,
-                "baseline": self.baseline.name,
-                **self.value.provenance(),
+                "layers": self.chosen_layers,
+                "baseline": self.start(trace.adapter).baseline.name,
+                **value.provenance(),
                 **options,
             },
             notes=notes,

@@ -10,20 +10,22 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from iglens_tl.results.lens import LensResult
-from iglens_tl.lenses.baselines import BaselineLike
-from iglens_tl.lenses.credit_orders import PATHS, SHAPLEY_PATHS
-from iglens_tl.lenses.ig import plan_ig_lens
 from iglens_tl.arguments import Count
-from iglens_tl.lenses.base import run_lenses
+from iglens_tl.lenses.base import measure
+from iglens_tl.lenses.baselines import BaselineLike
+from iglens_tl.lenses.ig import PATHS, SHAPLEY_PATHS, IGLens, PathName
 from iglens_tl.models.adapter import Model, adapt
 from iglens_tl.prompts import PromptLike, Tokens
 from iglens_tl.readout import ValueLike
 from iglens_tl.results.agreement import rank_correlations
 from iglens_tl.results.frames import target_index
+from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import Trace, as_trace
 
 if TYPE_CHECKING:
-    Paths: TypeAlias = Sequence[str]
+    from iglens_tl.views.figures import Figure
+
+    Paths: TypeAlias = Sequence[PathName]
 else:  # anything may arrive here; `_check_paths` answers with a readable error
     Paths = Any
 
@@ -70,6 +72,20 @@ class PathSensitivity:
         }
         return pd.DataFrame.from_dict(table, orient="index").rename_axis("path")
 
+    def figure(self, *, target: int | str = 0) -> Figure:
+        """Draw one target's credits under every order, with their range.
+
+        See `iglens_tl.views.figures.path_sensitivity_figure`.
+        """
+        from iglens_tl.views.figures import path_sensitivity_figure
+
+        return path_sensitivity_figure(self.results, target=target)
+
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import path_sensitivity_table
+
+        return path_sensitivity_table(self.to_frame(), self._first.unit, self._first.provenance)
+
     @property
     def _first(self) -> LensResult:
         return next(iter(self.results.values()))
@@ -99,8 +115,8 @@ class PathSensitivity:
 
 
 def path_sensitivity(
-    model: Model,
-    prompt: PromptLike,
+    model: Model | Trace,
+    prompt: PromptLike | None = None,
     *,
     paths: Paths | None = None,
     answer: Tokens | None = None,
@@ -118,8 +134,8 @@ def path_sensitivity(
     over recomputed layers run the model once for every coalition of layers and every text.
 
     Args:
-        model: A `HookedTransformer` or `TransformerBridge`, folded or not. Its hooks stay active.
-        prompt: As in `ig_lens`, as are `answer`, `generate`, `targets` and `prepend_bos`.
+        model: A model, or a `Trace`, which already has its prompt and targets.
+        prompt: As in `trace_prompt`, as are `answer`, `generate`, `targets` and `prepend_bos`.
         paths: The orders, from `PATHS`; None for all, without "sublayers" where the architecture
             has none. "leave_one_out" takes part though its values do not sum to the same total.
         answer: Attribute these tokens after the prompt.
@@ -151,13 +167,12 @@ def path_sensitivity(
         >>> sensitivity.to_frame().shape
         (9, 5)
     """
-    adapter = adapt(model)
     names = _check_paths(paths)
+    adapter = model.adapter if isinstance(model, Trace) else adapt(model)
     if paths is None and adapter.block_kind == "parallel":
         names.remove("sublayers")
     lenses = [
-        plan_ig_lens(
-            adapter,
+        IGLens(
             path=name,
             value=value,
             baseline=baseline,
@@ -168,11 +183,12 @@ def path_sensitivity(
         for name in names
     ]
     choice = {"answer": answer, "generate": generate, "targets": targets}
-    run = run_lenses(adapter, lenses, prompt, **choice, prepend_bos=prepend_bos)
+    trace = as_trace(model, prompt, **choice, prepend_bos=prepend_bos)
+    run = measure(trace, lenses)
     return PathSensitivity(dict(zip(names, run.results, strict=True)))
 
 
-def _check_paths(paths: Paths | None) -> list[str]:
+def _check_paths(paths: Paths | None) -> list[PathName]:
     """Return the names of known orders.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iglens_tl.arguments import Count
+from iglens_tl.arguments import Count, resolve_count
 
 MOST_PLAYERS = 14
 """Up to this many players every coalition is valued: 2^14 = 16,384."""
@@ -100,13 +100,7 @@ def resolve_shapley_rule(
         ValueError: For a negative number, an odd number of orders or fewer than four, or more
             players than an exact value allows.
     """
-    for name, number in (("n_permutations", n_permutations), ("seed", seed)):
-        if number is None and name == "n_permutations":
-            continue
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{name} must be an integer, got {type(number).__name__}")
-        if number < 0:
-            raise ValueError(f"{name} must be at least 0, got {number}")
+    check_sample(n_permutations, seed)
     if n_permutations == 0 and n_players > MOST_PLAYERS:
         raise ValueError(
             f"{n_players} players have 2^{n_players} = {2**n_players:,} coalitions; exact Shapley "
@@ -117,12 +111,25 @@ def resolve_shapley_rule(
         n_permutations = 0 if n_players <= MOST_PLAYERS else DEFAULT_PERMUTATIONS
     if n_permutations == 0:
         return ShapleyRule(n_players)
-    if n_permutations % 2 or n_permutations < 4:
+    return ShapleyRule(n_players, antithetic_permutations(n_players, n_permutations, seed), seed)
+
+
+def check_sample(n_permutations: Count | None, seed: Count) -> None:
+    """Check how orders are to be sampled, as far as that can be done without a model.
+
+    Raises:
+        TypeError: For anything but integers.
+        ValueError: For a negative number, an odd number of orders or fewer than four.
+    """
+    resolve_count("seed", seed, least=0)
+    if n_permutations is None:
+        return
+    resolve_count("n_permutations", n_permutations, least=0)
+    if n_permutations % 2 or 0 < n_permutations < 4:
         raise ValueError(
             f"n_permutations must be even and at least 4, got {n_permutations}: every order comes "
             "with its reverse, and standard errors need two such pairs"
         )
-    return ShapleyRule(n_players, antithetic_permutations(n_players, n_permutations, seed), seed)
 
 
 def all_coalitions(n_players: int) -> Bool[Tensor, "coalition player"]:

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iglens_tl.lenses.base import state_point
-from iglens_tl.trace import Trace
 from iglens_tl.readout import Point, Value, read_levels, read_points
+from iglens_tl.trace import Trace
 
 STATE_BYTES = 32 * 2**20
 """How many bytes of states are made at a time, beyond those of the trace."""

@@ -1,4 +1,4 @@
-"""Small multiples: one map per lens, on shared axes, and one token's way through the layers."""
+"""Draw several lenses side by side: a map for each, and one token's way through the layers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from plotly.subplots import make_subplots
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
-from iglens_tl.views.figures.heatmap import column_labels, context_of, top_labels
-from iglens_tl.views.figures.hover import hover_text
-from iglens_tl.views.figures.scales import level_scale, signed_scale
-from iglens_tl.views.figures.text import show_label, show_token
+from iglens_tl.views.figures.labels import column_labels, context_of, hover_text, top_labels
+from iglens_tl.views.figures.style import (
+    PAPER,
+    label_axis,
+    level_scale,
+    line_style,
+    signed_scale,
+)
+from iglens_tl.views.provenance import model_name
+from iglens_tl.views.text import show_label, show_token
 
 _MAX_TARGETS_SIDE_BY_SIDE = 14
-_LINES = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#e08214", "#4d4d4d", "#01665e")
-_DASHES = ("solid", "dash", "dot")
 _COLOR_BAR_WIDTH = 110
 _LEGEND_ENTRY_WIDTH = 230
 
@@ -68,23 +72,10 @@ def comparison_figure(
     for index, data in enumerate(results):
         row, column = index // n_columns + 1, index % n_columns + 1
         figure.add_trace(_map(data, shown, segments, axes[_scale_of(data)][0]), row=row, col=column)
-        figure.update_xaxes(
-            tickmode="array",
-            tickvals=list(range(len(shown))),
-            ticktext=column_labels(first, shown),
-            tickangle=-45,
-            matches="x" if index else None,
-            row=row,
-            col=column,
-        )
-        figure.update_yaxes(
-            tickmode="array",
-            tickvals=list(range(len(segments))),
-            ticktext=[show_label(segment) for segment in segments],
-            matches="y" if index else None,
-            row=row,
-            col=column,
-        )
+        matches = {"matches": "x" if index else None, "tickangle": -45}
+        figure.update_xaxes(label_axis(column_labels(first, shown), **matches), row=row, col=column)
+        labels = label_axis(list(map(show_label, segments)), matches="y" if index else None)
+        figure.update_yaxes(labels, row=row, col=column)
     for index, unit in enumerate(units):
         for number, data in enumerate(results):
             if data.unit == unit:
@@ -92,7 +83,6 @@ def comparison_figure(
                 figure.add_trace(line, row=n_map_rows + index + 1, col=1)
         figure.update_xaxes(type="category", row=n_map_rows + index + 1, col=1)
         figure.update_yaxes(title_text=unit, row=n_map_rows + index + 1, col=1)
-    model = first.provenance.model.get("name", "")
     plot_width = n_columns * max(420, 140 + 62 * len(shown))
     legend_height = 24 * -(-len(results) // max(1, plot_width // _LEGEND_ENTRY_WIDTH))
     margin = {
@@ -104,15 +94,14 @@ def comparison_figure(
         "autoexpand": False,
     }
     figure.update_layout(
+        PAPER,
         title={
-            "text": f"{len(results)} lenses — {show_token(model)}",
+            "text": f"{len(results)} lenses — {show_token(model_name(first.provenance))}",
             "subtitle": {"text": context_of(first, shown[0])},
         },
-        template="plotly_white",
         width=plot_width + margin["l"] + margin["r"],
         height=map_height * n_map_rows + 240 * len(units) + margin["t"] + margin["b"],
         margin=margin,
-        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
         legend={"orientation": "h", "y": 0.01, "yref": "container", "yanchor": "bottom"},
     )
     figure.layout.update(dict(axes.values()))
@@ -197,17 +186,16 @@ def _line(data: LensData, target: int, number: int) -> go.Scatter:
     return go.Scatter(
         x=[show_label(label) for label in data.segments],
         y=data.levels[target].tolist(),
-        name=data.lens,
+        name=data.name,
         mode="lines+markers",
-        # Lenses may agree exactly, so a line must not hide the one below it.
-        line={"color": _LINES[number % len(_LINES)], "dash": _DASHES[number % len(_DASHES)]},
+        line=line_style(number),
         hovertext=[hover_text(data, target, segment) for segment in range(len(data.segments))],
         hoverinfo="text",
     )
 
 
 def _title(data: LensData) -> str:
-    return f"{data.lens}: {data.unit} {data.kind}"
+    return f"{data.name}: {data.unit} {data.kind}"
 
 
 def _line_title(data: LensData, target: int, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""Maps of a target's credits: by head and layer, and by the token that the heads read."""
+"""Draw one target's credits by head and layer, and by the token that the heads read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from iglens_tl.results.contributors import check_additive, check_has, check_top,
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import Segment, head_label, parse_segment
 from iglens_tl.results.targets import find_target
-from iglens_tl.views.figures.heatmap import context_of
-from iglens_tl.views.figures.hover import hover_text, sum_hover_text
-from iglens_tl.views.figures.scales import signed_scale
-from iglens_tl.views.figures.text import shorten, show_blanks, show_label, show_token
+from iglens_tl.views.figures.labels import context_of, hover_text, sum_hover_text
+from iglens_tl.views.figures.style import PAPER, label_axis, signed_scale
+from iglens_tl.views.provenance import model_name
+from iglens_tl.views.text import shorten, show_blanks, show_label, show_token
 
 _COLUMN_OF = {
     "attn": "attention",
@@ -191,32 +191,19 @@ def _map(
         )
     )
     figure.update_layout(
-        template="plotly_white",
+        PAPER,
         # A cell that cannot have a credit is grey, one whose credit is 0 is white.
         plot_bgcolor="#e6e6e6",
         width=max(640, 200 + 52 * len(columns)),
         height=max(300, 100 + bottom + 28 * len(labels)),
         margin={"l": 90, "r": 30, "t": 90, "b": bottom},
-        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
         coloraxis={
             "colorbar": {"title": {"text": data.unit, "side": "top"}, "thickness": 14},
             **signed_scale([values[~np.isnan(values)]]),
         },
     )
-    figure.update_xaxes(
-        tickmode="array",
-        tickvals=list(range(len(columns))),
-        ticktext=[column.replace(" ", "<br>") for column in columns],
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_yaxes(
-        tickmode="array",
-        tickvals=list(range(len(labels))),
-        ticktext=[show_label(label) for label in labels],
-        showgrid=False,
-        zeroline=False,
-    )
+    figure.update_xaxes(label_axis([column.replace(" ", "<br>") for column in columns]))
+    figure.update_yaxes(label_axis(list(map(show_label, labels))))
     return figure
 
 
@@ -236,7 +223,7 @@ def _numbers(values: np.ndarray) -> list[list[str]]:
 
 def _title(data: LensData, row: int, what: str) -> dict[str, object]:
     token = show_token(data.targets[row].token)
-    model = show_token(data.provenance.model.get("name", ""))
+    model = show_token(model_name(data.provenance))
     return {
         "text": f"{token}: {what} — {model}",
         "subtitle": {"text": context_of(data, row)},

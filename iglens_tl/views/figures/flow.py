@@ -1,4 +1,4 @@
-"""From components through layers to a target's final value, as a Sankey diagram.
+"""Draw flows from components through layers to a target's final value, as a Sankey diagram.
 
 Plotly's own Sankey trace sorts nodes and flows by a relaxation that breaks the order of a model's
 layers, so the diagram is drawn here, as filled paths in pixels.
@@ -22,9 +22,10 @@ from iglens_tl.results.contributors import (
 from iglens_tl.results.data import LensData
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
-from iglens_tl.views.figures.hover import hover_text, show_segment, sum_hover_text
-from iglens_tl.views.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
-from iglens_tl.views.figures.text import show_label, show_token
+from iglens_tl.views.figures.labels import hover_text, show_segment, sum_hover_text
+from iglens_tl.views.figures.style import NEGATIVE, NEUTRAL, PAPER, POSITIVE
+from iglens_tl.views.provenance import model_name
+from iglens_tl.views.text import show_label, show_token
 
 _LEFT = (0.0, 400.0, 866.0)
 _THICKNESS = 14.0
@@ -93,18 +94,16 @@ def sankey(data: LensData, target: int | str, *, top: int = 20) -> go.Figure:
             bgcolor="rgba(255,255,255,0.6)",
             borderpad=0,
         )
-    named, model = data.targets[row], data.provenance.model.get("name", "")
+    token, model = show_token(data.targets[row].token), show_token(model_name(data.provenance))
     figure.update_layout(
+        PAPER,
         title={
-            "text": f"{show_token(named.token)}: components → layers → final {data.unit}"
-            f" — {show_token(model)}",
+            "text": f"{token}: components → layers → final {data.unit} — {model}",
             "subtitle": {"text": _sum_text(data, row)},
         },
-        template="plotly_white",
         width=_LEFT[-1] + _THICKNESS + 40,
         height=height + _TOP + _BOTTOM,
         margin={"l": 20, "r": 20, "t": _TOP, "b": _BOTTOM},
-        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
         showlegend=False,
     )
     figure.update_xaxes(visible=False, range=[0, _LEFT[-1] + _THICKNESS])

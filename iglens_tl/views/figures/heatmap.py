@@ -1,4 +1,4 @@
-"""The token × segment map."""
+"""Draw the map of a result: target tokens from left to right, segments upwards."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from iglens_tl.results.data import LensData
-from iglens_tl.views.figures.hover import hover_text
-from iglens_tl.views.figures.scales import level_scale, signed_scale
-from iglens_tl.views.figures.text import shorten, show_label, show_token
-
-_MAX_LABEL = 14
-_MAX_CELL = 8
-_MAX_NAMED_COLUMNS = 60
-_MAX_CONTEXT = 90
+from iglens_tl.views.figures.labels import column_labels, context_of, hover_text, top_labels
+from iglens_tl.views.figures.style import PAPER, label_axis, level_scale, signed_scale
+from iglens_tl.views.provenance import model_name
+from iglens_tl.views.text import show_label, show_token
 
 
 def heatmap(
@@ -63,36 +59,22 @@ def heatmap(
             coloraxis="coloraxis",
         )
     )
-    heading = title or f"{data.lens}: {_what(data, show)} — {data.provenance.model.get('name', '')}"
+    heading = title or f"{data.name}: {_what(data, show)} — {model_name(data.provenance)}"
     figure.update_layout(
+        PAPER,
         title={"text": show_token(heading), "subtitle": {"text": context_of(data, targets[0])}},
-        template="plotly_white",
         width=max(640, 220 + 62 * len(targets)),
         height=max(340, 220 + 26 * len(data.segments)),
         margin={"l": 70, "r": 30, "t": 90, "b": 100},
-        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
         coloraxis={
             "colorbar": {"title": {"text": _unit(data, show), "side": "top"}, "thickness": 14},
             **_colors(data, values, show),
         },
     )
-    figure.update_xaxes(
-        title_text="predicted token",
-        tickmode="array",
-        tickvals=columns,
-        ticktext=column_labels(data, targets),
-        tickangle=-45,
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_yaxes(
-        title_text="segment",
-        tickmode="array",
-        tickvals=list(range(len(data.segments))),
-        ticktext=[show_label(label) for label in data.segments],
-        showgrid=False,
-        zeroline=False,
-    )
+    tokens = column_labels(data, targets)
+    figure.update_xaxes(label_axis(tokens, title_text="predicted token", tickangle=-45))
+    labels = [show_label(label) for label in data.segments]
+    figure.update_yaxes(label_axis(labels, title_text="segment"))
     return figure
 
 
@@ -105,11 +87,6 @@ def _unit(data: LensData, show: str) -> str:
     if show in ("value", "level"):
         return data.unit
     return "rank" if show == "rank" else f"{show} (nats)"
-
-
-def column_labels(data: LensData, targets: list[int]) -> list[str]:
-    """Return the targets as labels of an axis."""
-    return [shorten(data.targets[target].token, _MAX_LABEL) for target in targets]
 
 
 def _what(data: LensData, show: str) -> str:
@@ -125,20 +102,3 @@ def _colors(data: LensData, values: np.ndarray, show: str) -> dict[str, object]:
         return level_scale(data.unit)
     # Low ranks and small divergences are the certain ones, so they are the dark ones.
     return {"colorscale": "Blues", "reversescale": True}
-
-
-def top_labels(data: LensData, targets: list[int]) -> list[list[str]]:
-    """Return for every segment and target the most probable token, where it is to be named."""
-    if data.top is None or len(targets) > _MAX_NAMED_COLUMNS:
-        return [[""] * len(targets) for _ in data.segments]
-    return [
-        [shorten(data.top.tokens[int(data.top.ids[t, s, 0])], _MAX_CELL) for t in targets]
-        for s in range(len(data.segments))
-    ]
-
-
-def context_of(data: LensData, target: int) -> str:
-    """Return the end of the text that a target continues."""
-    named = data.targets[target]
-    before = "".join(data.texts[named.prompt].tokens[: named.position + 1])
-    return show_token(before if len(before) <= _MAX_CONTEXT else "…" + before[-_MAX_CONTEXT:])

@@ -1,4 +1,4 @@
-"""The layer × position map of activation patching."""
+"""Draw activation patching: positions from left to right, layers upwards."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 
 from iglens_tl.results.patching import DIRECTIONS, PatchingResult
 from iglens_tl.results.segments import layer_label
-from iglens_tl.views.figures.scales import level_scale, signed_scale
-from iglens_tl.views.figures.text import shorten, show_label, show_token
+from iglens_tl.views.figures.style import PAPER, label_axis, level_scale, signed_scale
+from iglens_tl.views.provenance import model_name
+from iglens_tl.views.text import shorten, show_label, show_token
 
 _MAX_LABEL = 14
 
@@ -38,7 +39,7 @@ def patching_heatmap(
         raise ValueError(f"show must be one of {', '.join(shown)}, got {show!r}")
     n_layers, n_positions = data.values.shape
     labels = [layer_label(layer) for layer in range(n_layers)]
-    name = data.provenance.model.get("name", "")
+    heading = f"{data.direction} at {data.site} — {model_name(data.provenance)}"
     figure = go.Figure(
         go.Heatmap(
             z=shown[show].tolist(),
@@ -55,37 +56,23 @@ def patching_heatmap(
         )
     )
     figure.update_layout(
+        PAPER,
         title={
-            "text": show_token(title or f"{data.direction} at {data.site} — {name}"),
+            "text": show_token(title or heading),
             "subtitle": {"text": _subtitle(data)},
         },
-        template="plotly_white",
         width=max(640, 220 + 62 * n_positions),
         height=max(340, 240 + 26 * n_layers),
         margin={"l": 70, "r": 30, "t": 90, "b": 120},
-        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
         coloraxis={
             "colorbar": {"title": {"text": _what(data, show), "side": "top"}, "thickness": 14},
             **_colors(data, shown[show], show),
         },
     )
-    figure.update_xaxes(
-        title_text="position (clean | corrupted token where they differ)",
-        tickmode="array",
-        tickvals=list(range(n_positions)),
-        ticktext=[_tokens(data, position) for position in range(n_positions)],
-        tickangle=-45,
-        showgrid=False,
-        zeroline=False,
-    )
-    figure.update_yaxes(
-        title_text="layer",
-        tickmode="array",
-        tickvals=list(range(n_layers)),
-        ticktext=[show_label(label) for label in labels],
-        showgrid=False,
-        zeroline=False,
-    )
+    tokens = [_tokens(data, position) for position in range(n_positions)]
+    what = "position (clean | corrupted token where they differ)"
+    figure.update_xaxes(label_axis(tokens, title_text=what, tickangle=-45))
+    figure.update_yaxes(label_axis(list(map(show_label, labels)), title_text="layer"))
     return figure
 
 

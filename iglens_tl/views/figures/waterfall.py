@@ -1,4 +1,4 @@
-"""How one token's value is built up, from the baseline to the last segment."""
+"""Draw how one token's value is built up, from the baseline to the last segment."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from iglens_tl.results.contributors import (
 )
 from iglens_tl.results.data import LensData
 from iglens_tl.results.targets import find_target
-from iglens_tl.views.figures.heatmap import context_of
-from iglens_tl.views.figures.hover import hover_text, show_segment, sum_hover_text
-from iglens_tl.views.figures.scales import NEGATIVE, NEUTRAL, POSITIVE
-from iglens_tl.views.figures.text import show_token
+from iglens_tl.views.figures.labels import (
+    context_of,
+    hover_text,
+    show_segment,
+    sum_hover_text,
+)
+from iglens_tl.views.figures.style import NEGATIVE, NEUTRAL, PAPER, POSITIVE
+from iglens_tl.views.text import show_token
 
 
 def waterfall(data: LensData, target: int | str, *, top: int | None = None) -> go.Figure:
@@ -75,15 +79,14 @@ def waterfall(data: LensData, target: int | str, *, top: int | None = None) -> g
         )
     )
     figure.update_layout(
+        PAPER,
         title={
-            "text": f"{data.lens}: {show_token(named.token)} read at position {named.position}",
+            "text": f"{data.name}: {show_token(named.token)} read at position {named.position}",
             "subtitle": {"text": context_of(data, row)},
         },
-        template="plotly_white",
         width=max(560, 180 + 52 * (len(bars) + 2)),
         # Room for the labels, which stand aslant below the bars.
         height=400 + 4 * max(len(label) for label, _, _, _ in bars),
-        hoverlabel={"font": {"family": "monospace"}, "align": "left"},
     )
     figure.update_yaxes(title_text=data.unit)
     figure.update_xaxes(type="category", tickangle=-45)

@@ -1,4 +1,4 @@
-"""What the page holds: the numbers of several lenses for one text, as plain data."""
+"""Collect what the page holds: the numbers of several lenses for one text, as plain data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from iglens_tl.results.data import LensData, Target, Text
 from iglens_tl.results.onset import onset_index
 from iglens_tl.views.figures.comparison import merge_segments
+from iglens_tl.views.provenance import hide_folders
 from iglens_tl.views.report.arrays import ArrayPool
 from iglens_tl.views.report.heads import heads_content
 from iglens_tl.views.report.vocabulary import Vocabulary
@@ -23,6 +24,7 @@ def report_content(
     results: Sequence[LensData],
     *,
     heads: LensData | None = None,
+    why_no_heads: str = "",
     prompt: int = 0,
     with_top: bool = True,
     with_statistics: bool = True,
@@ -33,6 +35,7 @@ def report_content(
         results: Results for the same targets. A lens may come once for every value; a lens that has
             no choice of value may come again.
         heads: `components(…, by="head_source")` for the same targets.
+        why_no_heads: Why there are none, in a sentence.
         prompt: Which text of a batch.
         with_top: Whether the most probable tokens are kept.
         with_statistics: Whether entropies and divergences are kept.
@@ -50,7 +53,7 @@ def report_content(
     for other in [*results, *([] if heads is None else [heads])]:
         if other.targets != first.targets or other.texts != first.texts:
             raise ValueError(
-                f"the results of {other.lens} and {first.lens} are for different texts or targets; "
+                f"the results of {other.name} and {first.name} are for different texts or targets; "
                 "measure both with the same prompt and the same answer, generate or targets"
             )
     rows = [row for row, target in enumerate(first.targets) if target.prompt == prompt]
@@ -60,9 +63,9 @@ def report_content(
     text = first.texts[prompt]
     lenses: dict[str, dict[str, Any]] = {}
     for data in distinct(results):
-        lens = lenses.setdefault(data.lens, _lens(data))
+        lens = lenses.setdefault(data.name, _lens(data))
         if lens["segments"] != list(data.segments):
-            raise ValueError(f"the results of {data.lens} have different segments")
+            raise ValueError(f"the results of {data.name} have different segments")
         lens["measures"][value_name(data)] = _measure(data, rows, pool)
         if data.ranks is not None:
             lens.setdefault("ranks", pool.add(data.ranks[rows]))
@@ -78,6 +81,7 @@ def report_content(
         "segments": merge_segments(results),
         "lenses": list(lenses.values()),
         "heads": None if heads is None else _heads(heads, rows, pool),
+        "why_no_heads": hide_folders(why_no_heads),
         "tokens": vocabulary.entries,
         "arrays": pool.entries,
     }
@@ -91,10 +95,10 @@ def distinct(results: Sequence[LensData]) -> list[LensData]:
     """
     known: dict[tuple[str, str], LensData] = {}
     for data in results:
-        first = known.setdefault((data.lens, value_name(data)), data)
+        first = known.setdefault((data.name, value_name(data)), data)
         if _how(first) != _how(data):
             raise ValueError(
-                f"{data.lens} measured the {value_of(data)} twice, with {_how(first)} and "
+                f"{data.name} measured the {value_of(data)} twice, with {_how(first)} and "
                 f"{_how(data)}; write a page for each"
             )
     return list(known.values())
@@ -128,9 +132,9 @@ def _values(results: Sequence[LensData]) -> dict[str, str]:
 
 def _lens(data: LensData) -> dict[str, Any]:
     return {
-        "name": data.lens,
-        "label": lens_label(data.lens),
-        "sentence": lens_sentence(data.lens, data.kind),
+        "name": data.name,
+        "label": lens_label(data),
+        "sentence": lens_sentence(data),
         "kind": data.kind,
         "segments": list(data.segments),
         "measures": {},

@@ -1,25 +1,18 @@
-"""The page: the numbers, the script that draws them and the words around, in one HTML file."""
+"""Write the report: the numbers, the script that draws them and the words around, in one file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from iglens_tl.files import write_atomically
 from iglens_tl.results.data import LensData
-from iglens_tl.views.figures import plotly_basic_script
-from iglens_tl.views.figures.text import show_blanks
+from iglens_tl.views.html import make_page, plotly_basic_script, read_asset, write_page
+from iglens_tl.views.provenance import hide_folders, model_name, without_folders
 from iglens_tl.views.report.content import CHOOSING, distinct, report_content, value_of
-from iglens_tl.views.report.words import lens_label
+from iglens_tl.views.report.words import lens_label, shown_name
+from iglens_tl.views.text import show_blanks
 
 MAX_BYTES = 6_000_000
 """A page is below this size, so that it can be mailed."""
@@ -43,6 +36,7 @@ def write_report(
     path: str | Path,
     *,
     heads: LensData | None = None,
+    why_no_heads: str = "",
     prompt: int = 0,
     skipped: Mapping[str, str] = MappingProxyType({}),
     notes: Sequence[str] = (),
@@ -56,6 +50,7 @@ def write_report(
         results: Results for the same targets; a lens may come once for every value.
         path: Where the page goes; it ends in ".html" or ".htm".
         heads: `components(…, by="head_source")` for the same targets, for the heads.
+        why_no_heads: Why there are none, in a sentence that stands in their place.
         prompt: Which text of a batch.
         skipped: By lens, why it is not there.
         notes: What else a reader must know, in sentences.
@@ -66,14 +61,16 @@ def write_report(
     """
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{str(path)!r} must end in .html")
-    said = [*notes, *(f"{lens_label(lens)} is left out: {why}" for lens, why in skipped.items())]
+    said = [*notes, *(f"{shown_name(lens)} is left out: {why}" for lens, why in skipped.items())]
     size = 0
     for details, missing in _DETAILS:
-        content = report_content(results, heads=heads, prompt=prompt, **details)
+        content = report_content(
+            results, heads=heads, why_no_heads=why_no_heads, prompt=prompt, **details
+        )
         page = _render(content, _about(results, heads, content, [*said, *missing]))
         size = len(page)
         if size < MAX_BYTES:
-            return write_atomically(path, partial(Path.write_bytes, data=page))
+            return write_page(page, path)
     raise ValueError(
         f"the page would have {size / 1e6:.1f} MB, more than {MAX_BYTES / 1e6:.0f}; report fewer "
         "tokens (answer, generate or targets), lenses or values"
@@ -81,21 +78,13 @@ def write_report(
 
 
 def _render(content: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
-    scripts = [plotly_basic_script(), _own_script()]
-    page = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            **about,
-            style=_asset("report.css"),
-            scripts=scripts,
-            # Only these two scripts may run, whatever the tokens say.
-            hashes=[_hash(script) for script in scripts],
-            data=_script_json(content),
-        )
+    return make_page(
+        "report.html.jinja",
+        styles=["page", "report"],
+        scripts=[plotly_basic_script(), _own_script()],
+        data=content,
+        **about,
     )
-    # A name may hold half of a surrogate pair, which is no character.
-    return page.encode("utf-8", errors="xmlcharrefreplace")
 
 
 def _about(
@@ -105,12 +94,12 @@ def _about(
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Return what the template says in words: the model, the versions, the options, the notes."""
-    first = results[0].provenance
+    first = without_folders(results[0].provenance)
     everything = [*distinct(results), *([] if heads is None else [heads])]
     shown = "".join(content["tokens"][token][2] for token in content["text"]).replace("␣", " ")
     created = first.created.replace("T", " ").replace("+00:00", " UTC")
     return {
-        "title": show_blanks(_short_name(str(first.model.get("name", "unnamed model")))),
+        "title": show_blanks(model_name(first)),
         "text": shown if len(shown) <= _MAX_TITLE else shown[: _MAX_TITLE - 1] + "…",
         "model": first.model,
         "choice": {
@@ -123,12 +112,13 @@ def _about(
         "created": created,
         "options": [
             (
-                f"{lens_label(data.lens)}, {value_of(data)}",
-                {k: v for k, v in data.provenance.options.items() if k not in CHOOSING},
+                f"{lens_label(data)}, {value_of(data)}",
+                {k: v for k, v in options.items() if k not in CHOOSING},
             )
             for data in everything
+            for options in [without_folders(data.provenance).options]
         ],
-        "notes": list(dict.fromkeys([*_notes_of(everything), *notes])),
+        "said": list(dict.fromkeys(map(hide_folders, [*_notes_of(everything), *notes]))),
     }
 
 
@@ -137,59 +127,18 @@ def _notes_of(results: Sequence[LensData]) -> list[str]:
     measured: dict[str, dict[str, None]] = {}
     found: dict[tuple[str, str], list[str]] = {}
     for data in results:
-        measured.setdefault(data.lens, {})[value_of(data)] = None
+        measured.setdefault(lens_label(data), {})[value_of(data)] = None
         for note in dict.fromkeys(data.provenance.notes):
-            found.setdefault((data.lens, note), []).append(value_of(data))
+            found.setdefault((lens_label(data), note), []).append(value_of(data))
     return [
-        f"{lens_label(lens)}: {note}"
+        f"{lens}: {note}"
         if len(values) == len(measured[lens])
-        else f"{lens_label(lens)}, {', '.join(values)}: {note}"
+        else f"{lens}, {', '.join(values)}: {note}"
         for (lens, note), values in found.items()
     ]
 
 
-def _short_name(model: str) -> str:
-    """Return a model's name; of a folder's path only the end."""
-    return Path(model).name if Path(model).is_absolute() else model
-
-
-def _script_json(content: Mapping[str, Any]) -> str:
-    """Return JSON that ends no script element and has only ASCII characters."""
-    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("iglens_tl.views.report", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["fact"] = _fact
-    return environment
-
-
-def _fact(value: object) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _own_script() -> str:
     """Return the page's script: its files as one function, which leaves no global names."""
-    body = "\n".join(_asset(f"{name}.js") for name in _SCRIPTS)
+    body = "\n".join(read_asset(f"scripts/{name}.js") for name in _SCRIPTS)
     return f'(() => {{\n"use strict";\n{body}\n}})();\n'
-
-
-def _asset(name: str) -> str:
-    return (files("iglens_tl.views.report") / "assets" / name).read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""The tokens that occur on a page, each written once."""
+"""Collect the tokens that occur on a page, each once."""
 
 from __future__ import annotations
 
-from iglens_tl.views.figures.text import show_blanks
+from iglens_tl.views.text import show_blanks
 
 
 class Vocabulary:

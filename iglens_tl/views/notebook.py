@@ -1,0 +1,299 @@
+"""Show results in notebooks as light tables with tinted cells; `figure()` draws them in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from iglens_tl.results.contributors import sum_by_layer
+from iglens_tl.results.data import LensData, Provenance
+from iglens_tl.results.frames import summary_columns, wide_frame
+from iglens_tl.results.patching import PatchingResult
+from iglens_tl.results.segments import layer_label
+from iglens_tl.views.html import render
+from iglens_tl.views.provenance import hide_folders, model_name
+from iglens_tl.views.text import show_blanks
+from iglens_tl.views.validation import table_blocks
+
+_MAX_ROWS = 60
+_MAX_ROWS_OF_EACH = 12
+_MAX_SEGMENTS = 80
+_MAX_NUMBERED = 40
+_MAX_TARGETS_OF_PATHS = 4
+_MAX_TOKEN = 24
+_RED, _BLUE = "178,24,43", "33,102,172"
+# A tint under text leaves it readable, on white paper and on black.
+_DARKEST = 0.7
+_SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_MARGIN = 120, 30, 3
+
+
+@dataclass(frozen=True)
+class _Cell:
+    text: str = ""
+    tint: str = ""
+    title: str = ""
+    line: str | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    cells: Sequence[_Cell]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class _Table:
+    name: str
+    header: Sequence[str]
+    rows: Sequence[_Row]
+
+
+def lens_table(data: LensData) -> str:
+    """Return a result as HTML: a row for every target, its values coloured red to blue."""
+    shown, notes = _few_segments(data)
+    caption = f"{data.name} in {data.unit}, {model_name(data.provenance)}"
+    more = len(data.targets) - _MAX_ROWS
+    if more > 0:
+        caption += f" (first {_MAX_ROWS} rows; {more} more in to_frame())"
+    frame = wide_frame(shown).iloc[:_MAX_ROWS]
+    summary = summary_columns(shown)
+    tables = [_lens_rows(shown, _MAX_ROWS, frame[list(summary)])]
+    return _render(caption, tables, notes)
+
+
+def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) -> str:
+    """Return the results of several lenses as HTML: a table for each."""
+    first = results[0]
+    tables, notes = [], []
+    for data in results:
+        shown, missing = _few_segments(data)
+        tables.append(
+            _lens_rows(shown, _MAX_ROWS_OF_EACH, name=f"{data.name}: {data.kind}, {data.unit}")
+        )
+        notes += [f"{data.name}: {note}" for note in missing]
+    if len(first.targets) > _MAX_ROWS_OF_EACH:
+        notes.append(
+            f"first {_MAX_ROWS_OF_EACH} of {len(first.targets)} targets; all are in to_frame()"
+        )
+    notes += [f"{lens} is left out: {hide_folders(why)}" for lens, why in skipped.items()]
+    return _render(f"{len(results)} lenses, {model_name(first.provenance)}", tables, notes)
+
+
+def patching_table(data: PatchingResult) -> str:
+    """Return activation patching as HTML: layers downwards, what a patch recovers as tint."""
+    what = "recovered" if data.direction == "denoising" else "lost"
+    limit = max(1.0, float(np.abs(data.recovered).max()))
+    tokens = [
+        _short(clean) if same else f"{_short(clean)} | {_short(corrupted)}"
+        for clean, corrupted, same in zip(
+            data.clean.tokens,
+            data.corrupted.tokens,
+            [*map(int.__eq__, data.clean.ids, data.corrupted.ids)],
+            strict=True,
+        )
+    ]
+    rows = [
+        _Row(
+            layer_label(layer),
+            [
+                _Cell(
+                    text=f"{part:+.2f}",
+                    tint=_signed(part, limit),
+                    title=f"{layer_label(layer)}, {token}: {value:.6g} {data.unit}",
+                )
+                for token, part, value in zip(tokens, recovered, values, strict=True)
+            ],
+        )
+        for layer, (recovered, values) in enumerate(
+            zip(data.recovered.tolist(), data.values.tolist(), strict=True)
+        )
+    ]
+    caption = (
+        f"{data.direction} at {data.site}, part of {show_blanks(data.target.token)} that is "
+        f"{what}; {data.unit} {data.clean_value:.3g} clean, {data.corrupted_value:.3g} corrupted, "
+        f"{model_name(data.provenance)}"
+    )
+    return _render(caption, [_Table("", ["layer", *tokens], rows)], [])
+
+
+def skip_curves_table(
+    curves: Mapping[str, Mapping[str, Float[np.ndarray, "target step"]]],
+    areas: pd.DataFrame,
+    unit: str,
+) -> str:
+    """Return skip curves as HTML: mean curves and areas of every order.
+
+    Args:
+        curves: By kind of curve and by order.
+        areas: What `SkipCurves.areas` returns.
+        unit: The unit of the values.
+    """
+    means = {
+        kind: {order: values.mean(0) for order, values in of_kind.items()}
+        for kind, of_kind in curves.items()
+    }
+    every = np.concatenate([values for of_kind in means.values() for values in of_kind.values()])
+    low, high = float(every.min()), float(every.max())
+    columns = [name for name in areas.columns if pd.api.types.is_float_dtype(areas[name].dtype)]
+    rows = []
+    for order in next(iter(curves.values())):
+        lines = [
+            _Cell(
+                line=_spark(of_kind[order], low, high),
+                title=f"{kind}, {order}: from {low:.4g} (below) to {high:.4g} (above)",
+            )
+            for kind, of_kind in means.items()
+        ]
+        of_order = areas.loc[areas["order"] == order, columns].mean().tolist()
+        numbers = [_Cell("–" if np.isnan(number) else f"{number:.4g}") for number in of_order]
+        rows.append(_Row(order, [*lines, *numbers]))
+    n_targets = len(next(iter(next(iter(curves.values())).values())))
+    caption = (
+        f"layers skipped in the order of their credits, in {unit}, mean over {n_targets} targets"
+    )
+    return _render(caption, [_Table("", ["order", *means, *columns], rows)], [])
+
+
+def validation_table(table: pd.DataFrame, provenance: Provenance, nulls: tuple[str, ...]) -> str:
+    """Return the agreement of credits and interventions as HTML: a table for each intervention.
+
+    Args:
+        table: What `validate` returns as `table`.
+        provenance: Where it comes from.
+        nulls: Endings of the names of credits that stand for chance.
+    """
+    tables = []
+    for block in table_blocks(table, nulls):
+        for effects, of_effects in block["rows"].items():
+            rows = [
+                _Row(
+                    f"· {row['name']}" if row["is_null"] else row["name"],
+                    [
+                        _Cell(f"{cell['mean']} {cell['interval']}".strip(), title=cell["note"])
+                        for cell in row["cells"]
+                    ],
+                )
+                for row in of_effects
+            ]
+            tables.append(_Table(str(effects), ["credits", *block["metrics"]], rows))
+    items = int(table["items"].max())
+    caption = f"agreement with interventions, {items} targets, {model_name(provenance)}"
+    return _render(
+        caption, tables, ["means with 95 % intervals over prompts; · is what chance gives"]
+    )
+
+
+def path_sensitivity_table(frame: pd.DataFrame, unit: str, provenance: Provenance) -> str:
+    """Return credits under several orders as HTML: a table for each of the first targets.
+
+    Args:
+        frame: What `PathSensitivity.to_frame` returns.
+        unit: The unit of the credits.
+        provenance: Where they come from.
+    """
+    orders = [name for name in frame.columns if name not in ("min", "max", "range")]
+    limit = max(float(np.nanmax(np.abs(frame[orders].to_numpy()))), 1e-12)
+    index = frame.index.to_frame(index=False)
+    # One token may be measured at several positions.
+    groups = index.groupby(list(index.columns[:-1]), sort=False).indices
+    tables = []
+    for places in list(groups.values())[:_MAX_TARGETS_OF_PATHS]:
+        of_target, named = frame.iloc[places], index.iloc[places]
+        rows = [_Row(order, _numbered(of_target[order].to_numpy(), limit)) for order in orders]
+        ranges = [_Cell(f"{number:.4f}") for number in of_target["range"].tolist()]
+        token, segments = str(named["token"].iloc[0]), named["segment"].tolist()
+        tables.append(
+            _Table(show_blanks(token), ["order", *segments], [*rows, _Row("range", ranges)])
+        )
+    more = len(groups) - len(tables)
+    notes = [f"{more} more targets are in to_frame()"] if more else []
+    caption = f"credits under {len(orders)} orders in {unit}, {model_name(provenance)}"
+    return _render(caption, tables, notes)
+
+
+def _render(caption: str, tables: Sequence[_Table], notes: Sequence[str]) -> str:
+    return render("notebook.html.jinja", caption=caption, tables=tables, notes=notes)
+
+
+def _few_segments(data: LensData) -> tuple[LensData, list[str]]:
+    """Return a result with as many columns as a table can show, and what it leaves out."""
+    if len(data.segments) <= _MAX_SEGMENTS or not data.additive:
+        return data, []
+    note = f"{len(data.segments)} segments, summed by layer; contributors() names the largest"
+    return sum_by_layer(data), [note]
+
+
+def _lens_rows(
+    data: LensData, n_rows: int, summary: pd.DataFrame | None = None, *, name: str = ""
+) -> _Table:
+    """Return a row for each of the first targets: its values, then columns of a summary."""
+    values = data.values[:n_rows, :_MAX_SEGMENTS]
+    segments = data.segments[:_MAX_SEGMENTS]
+    if data.kind == "level":
+        low, high = (0.0, 1.0) if data.unit == "probability" else (values.min(), values.max())
+        tints = [[_level(value, low, high) for value in row] for row in values.tolist()]
+    else:
+        limit = max(float(np.abs(data.values).max()), 1e-12)
+        tints = [[_signed(value, limit) for value in row] for row in values.tolist()]
+    numbered = len(segments) <= _MAX_NUMBERED
+    form = ".4f" if data.kind == "level" else "+.4f"
+    rows = []
+    for index, (target, row) in enumerate(
+        zip(data.targets[:n_rows], values.tolist(), strict=False)
+    ):
+        cells = [
+            _Cell(
+                text=f"{value:{form}}" if numbered else " ",
+                tint=tint,
+                title="" if numbered else f"{segment}: {value:{form}}",
+            )
+            for segment, value, tint in zip(segments, row, tints[index], strict=True)
+        ]
+        if summary is not None:
+            cells += [
+                _Cell(entry if isinstance(entry, str) else f"{entry:.4g}")
+                for entry in summary.iloc[index].tolist()
+            ]
+        title = f"id {target.token_id}, read at position {target.position}"
+        rows.append(_Row(show_blanks(target.token), cells, title))
+    more = [f"+ {len(data.segments) - len(segments)}"] * (len(segments) < len(data.segments))
+    labels = list(segments) if numbered else _sparse(segments)
+    columns = [] if summary is None else list(summary.columns)
+    return _Table(name, ["token", *labels, *columns, *more], rows)
+
+
+def _sparse(segments: Sequence[str]) -> list[str]:
+    """Return the first label and every tenth; the cells below are too narrow for all."""
+    return [label if not place % 10 else "" for place, label in enumerate(segments)]
+
+
+def _numbered(values: Float[np.ndarray, " segment"], limit: float) -> list[_Cell]:
+    return [_Cell(f"{value:+.4f}", _signed(value, limit)) for value in values.tolist()]
+
+
+def _signed(value: float, limit: float) -> str:
+    if np.isnan(value):
+        return ""
+    return f"rgba({_BLUE if value > 0 else _RED},{min(abs(value) / limit, 1) * _DARKEST:.2f})"
+
+
+def _level(value: float, low: float, high: float) -> str:
+    share = (value - low) / (high - low or 1)
+    return f"rgba({_BLUE},{min(max(share, 0), 1) * _DARKEST:.2f})"
+
+
+def _short(token: str) -> str:
+    return show_blanks(token if len(token) <= _MAX_TOKEN else token[: _MAX_TOKEN - 1] + "…")
+
+
+def _spark(values: Float[np.ndarray, " step"], low: float, high: float) -> str:
+    """Return a curve as the points of a line in a small picture."""
+    x = np.linspace(_SPARK_MARGIN, _SPARK_WIDTH - _SPARK_MARGIN, len(values))
+    share = (values - low) / (high - low or 1)
+    y = _SPARK_HEIGHT - _SPARK_MARGIN - share * (_SPARK_HEIGHT - 2 * _SPARK_MARGIN)
+    return " ".join(f"{left:.1f},{down:.1f}" for left, down in zip(x, y, strict=True))
