@@ -1,12 +1,9 @@
 """The public names and where each of them stands; `__init__.py` imports them when they are used."""
 
-from .evaluation import Validation as Validation
 from .evaluation import agreement as agreement
 from .evaluation import agreement_by_item as agreement_by_item
 from .evaluation import validate as validate
 from .interventions import LayerEffects as LayerEffects
-from .interventions import PatchingResult as PatchingResult
-from .interventions import SkipCurves as SkipCurves
 from .interventions import activation_patching as activation_patching
 from .interventions import embedded_reference_texts as embedded_reference_texts
 from .interventions import layer_effects as layer_effects
@@ -58,7 +55,10 @@ from .readout import ProbabilityDifference as ProbabilityDifference
 from .readout import TokenSet as TokenSet
 from .readout import Value as Value
 from .results.comparison import LensComparison as LensComparison
+from .results.curves import SkipCurves as SkipCurves
 from .results.lens import LensResult as LensResult
+from .results.patching import PatchingResult as PatchingResult
+from .results.validation import Validation as Validation
 from .trace import Trace as Trace
 from .trace import trace_prompt as trace_prompt
 from .tuning import Translators as Translators

@@ -55,7 +55,7 @@ def validate(
         typer.Option(help="Names of lenses with commas between them; ig_lens:reverse has a path."),
     ] = "ig_lens,direct_logit_attribution",
     interventions: Annotated[
-        str, typer.Option(help="Of skip, zero, mean, resample and early_exit.")
+        str, typer.Option(help="Of skip, mean, resample and early_exit.")
     ] = "skip,mean,resample,early_exit",
     scope: Annotated[
         str, typer.Option(help="Intervene at all positions, or only at the last: all or last.")
@@ -263,7 +263,7 @@ def _print_table(table: pd.DataFrame) -> None:
     from rich.text import Text
 
     from iglens_tl.evaluation.agreement import SKIP_CURVES
-    from iglens_tl.evaluation.tables import NULLS
+    from iglens_tl.results.validation import NULLS
     from iglens_tl.views.validation import metric_cell, undefined_notes
 
     console = Console()

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from iglens_tl.results.contributors import sum_by_layer
 from iglens_tl.results.data import LensData, Provenance
 from iglens_tl.results.frames import summary_columns, wide_frame
-from iglens_tl.results.patching import PatchingData
+from iglens_tl.results.patching import PatchingResult
 from iglens_tl.results.segments import layer_label
 from iglens_tl.views.html import render
 from iglens_tl.views.provenance import hide_folders, model_name
@@ -84,7 +84,7 @@ def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) ->
     return _render(f"{len(results)} lenses, {model_name(first.provenance)}", tables, notes)
 
 
-def patching_table(data: PatchingData) -> str:
+def patching_table(data: PatchingResult) -> str:
     """Return activation patching as HTML: layers downwards, what a patch recovers as tint."""
     what = "recovered" if data.direction == "denoising" else "lost"
     limit = max(1.0, float(np.abs(data.recovered).max()))
