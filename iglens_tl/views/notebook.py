@@ -150,7 +150,10 @@ def skip_curves_table(
             for kind, of_kind in means.items()
         ]
         of_order = areas.loc[areas["order"] == order, columns].mean().tolist()
-        numbers = [_Cell("–" if np.isnan(number) else f"{number:.4g}") for number in of_order]
+        numbers = [
+            _Cell("–" if np.isnan(number) else f"{round(number, 9) + 0.0:.4g}")
+            for number in of_order
+        ]
         rows.append(_Row(order, [*lines, *numbers]))
     n_targets = len(next(iter(next(iter(curves.values())).values())))
     caption = (
