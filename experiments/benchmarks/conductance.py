@@ -25,7 +25,7 @@ from experiments.benchmarks.comparison import random_llama
 from experiments.benchmarks.measuring import machine
 from experiments.benchmarks.timing import fastest_in_turns
 from iglens_tl import CompletenessWarning, layer_conductance, load_model
-from iglens_tl.lenses.path_values import parts_of_path, value_at
+from iglens_tl.lenses.input_paths import parts_of_path, value_at
 from iglens_tl.models import ModelAdapter, adapt, capture
 from iglens_tl.models.gradients import recording, run_from_states
 from iglens_tl.readout import resolve_value

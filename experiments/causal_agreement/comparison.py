@@ -9,7 +9,7 @@ import pandas as pd
 from experiments.causal.items import Item
 from experiments.causal_agreement.changes import Changes
 from iglens_tl import agreement_by_item, skip_curves
-from iglens_tl.causal.agreement import SKIP_CURVES
+from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.models import ModelAdapter
 
 WITHOUT_FIRST = " without L0"

@@ -18,7 +18,7 @@ from experiments.causal_agreement.study import (
     TRAINED,
 )
 from experiments.causal_agreement.summary import ALL, select
-from iglens_tl.causal.agreement import SKIP_CURVES
+from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.results.agreement import SHUFFLED
 
 _PROFILE_COLORS = {

@@ -23,7 +23,7 @@ from experiments.causal_agreement.summary import mean_changes, summarise
 from experiments.components.pictures import take_pictures
 from iglens_tl import load_model
 from iglens_tl.models import adapt
-from iglens_tl.results.parts import Parts
+from iglens_tl.resume import Parts
 
 _FOLDER = Path(__file__).parent
 _PARTS = Path("out/causal_agreement/parts")

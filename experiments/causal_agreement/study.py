@@ -24,7 +24,7 @@ from experiments.causal_agreement.comparison import compare_with_and_without_fir
 from experiments.causal_agreement.measures import Measure
 from iglens_tl import load_model, reinitialized
 from iglens_tl.models import ModelAdapter, adapt
-from iglens_tl.results.parts import Parts
+from iglens_tl.resume import Parts
 
 TRAINED = "trained"
 RANDOM_TOKEN = "random token"

@@ -11,9 +11,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from experiments.causal.items import WRONG
-from iglens_tl.causal.agreement import SKIP_CURVES
-from iglens_tl.causal.averages import average
-from iglens_tl.causal.metrics import metrics
+from iglens_tl.evaluation.agreement import SKIP_CURVES
+from iglens_tl.evaluation.metrics import metrics
+from iglens_tl.results.statistics import average
 
 ALL = "all"
 """The name of all families together but the control of wrong answers."""

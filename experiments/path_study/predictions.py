@@ -28,7 +28,7 @@ from experiments.path_study.curves import ARC, CHORD
 from experiments.path_study.measuring import EARLY_EXIT
 from experiments.path_study.responses import centre_of_mass
 from experiments.path_study.study import RIGHT, Study, values_of
-from iglens_tl.causal.averages import average
+from iglens_tl.results.statistics import average
 
 _SAME_SUM = 1e-9
 _SAME_INTEGRAL = 1e-6

@@ -24,9 +24,9 @@ from experiments.path_study.conditions import (
 )
 from experiments.path_study.measuring import EFFECTS
 from experiments.path_study.study import RIGHT, Study, values_of
-from iglens_tl.causal.averages import average
-from iglens_tl.causal.metrics import kendall
+from iglens_tl.evaluation.metrics import kendall
 from iglens_tl.results.agreement import rank_correlations
+from iglens_tl.results.statistics import average
 
 RANKS = {"kendall": kendall, "spearman": rank_correlations}
 _EQUAL = "all credits or all effects equal"

@@ -17,7 +17,7 @@ from experiments.path_study.conditions import FACTORS, Condition, all_conditions
 from experiments.path_study.curves import curves_frame
 from experiments.path_study.measuring import EFFECTS, costs_frame, credits_frame, effects_frame
 from iglens_tl.models import ModelAdapter
-from iglens_tl.results.parts import Parts
+from iglens_tl.resume import Parts
 
 RIGHT = "right answers"
 _ITEMS_OF_COSTS = 8

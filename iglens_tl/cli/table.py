@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iglens_tl.lens_comparison import LensComparison
-from iglens_tl.lens_result import LensResult
+from iglens_tl.results.comparison import LensComparison
 from iglens_tl.results.contributors import OTHERS, count_others
 from iglens_tl.results.frames import summary_columns
+from iglens_tl.results.lens import LensResult
 from iglens_tl.views.text import show_blanks
 
 _CELL_WIDTH = 9
@@ -34,7 +34,7 @@ def print_comparison(comparison: LensComparison, console: Console | None = None)
     """Print the table of every lens, then what the lenses cost and how they agree."""
     console = _wide(console or Console())
     for result in comparison.results:
-        console.print(Text(f"{result.lens}: {result.kind}s in {result.unit}", style="bold"))
+        console.print(Text(f"{result.name}: {result.kind}s in {result.unit}", style="bold"))
         print_table(result, console)
         console.print()
     costs = comparison.cost_frame().reset_index()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iglens_tl import Validation
-    from iglens_tl.causal.validation.runs import Report
+    from iglens_tl.evaluation.runs import Report
 
 _SHOWN = ("spearman", "top_3_overlap", "routing_gap")
 _SHOWN_OF_CURVES = ("share_of_oracle", "comprehensiveness", "sufficiency")
@@ -262,8 +262,8 @@ def _print_table(table: pd.DataFrame) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from iglens_tl.causal.agreement import SKIP_CURVES
-    from iglens_tl.causal.validation.tables import NULLS
+    from iglens_tl.evaluation.agreement import SKIP_CURVES
+    from iglens_tl.evaluation.tables import NULLS
     from iglens_tl.views.validation import metric_cell, undefined_notes
 
     console = Console()

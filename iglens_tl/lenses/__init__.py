@@ -1,25 +1,42 @@
-"""Lenses: functions from a model and a prompt to a `LensResult`."""
+"""Lenses: configured objects that measure a trace, and functions of the same names."""
 
+from iglens_tl.lenses.base import Lens as Lens
 from iglens_tl.lenses.baselines import BASELINES as BASELINES
+from iglens_tl.lenses.baselines import Baseline as Baseline
+from iglens_tl.lenses.compare import LENSES as LENSES
 from iglens_tl.lenses.compare import compare as compare
-from iglens_tl.lenses.components import components as components
-from iglens_tl.lenses.credit_orders import PATHS as PATHS
-from iglens_tl.lenses.direct_logit_attribution import (
-    direct_logit_attribution as direct_logit_attribution,
-)
-from iglens_tl.lenses.directions import Directions as Directions
+from iglens_tl.lenses.conductance import LayerConductance as LayerConductance
+from iglens_tl.lenses.conductance import conductance_by_position as conductance_by_position
+from iglens_tl.lenses.conductance import layer_conductance as layer_conductance
+from iglens_tl.lenses.decomposition.components import Components as Components
+from iglens_tl.lenses.decomposition.components import components as components
+from iglens_tl.lenses.decomposition.directions import Directions as Directions
+from iglens_tl.lenses.decomposition.sae import directions_from_sae as directions_from_sae
+from iglens_tl.lenses.dla import DirectLogitAttribution as DirectLogitAttribution
+from iglens_tl.lenses.dla import direct_logit_attribution as direct_logit_attribution
 from iglens_tl.lenses.estimators import ESTIMATORS as ESTIMATORS
 from iglens_tl.lenses.estimators import CompletenessWarning as CompletenessWarning
-from iglens_tl.lenses.ig_lens import ig_lens as ig_lens
-from iglens_tl.lenses.jacobian_lens import fit_jacobian_lens as fit_jacobian_lens
-from iglens_tl.lenses.jacobian_lens import jacobian_lens as jacobian_lens
-from iglens_tl.lenses.layer_conductance import conductance_by_position as conductance_by_position
-from iglens_tl.lenses.layer_conductance import layer_conductance as layer_conductance
-from iglens_tl.lenses.layer_integrated_gradients import (
-    layer_integrated_gradients as layer_integrated_gradients,
-)
-from iglens_tl.lenses.logit_lens import logit_lens as logit_lens
-from iglens_tl.lenses.path_sensitivity import PathSensitivity as PathSensitivity
-from iglens_tl.lenses.path_sensitivity import path_sensitivity as path_sensitivity
-from iglens_tl.lenses.sae import directions_from_sae as directions_from_sae
-from iglens_tl.lenses.tuned_lens import tuned_lens as tuned_lens
+from iglens_tl.lenses.ig import ORDERS as ORDERS
+from iglens_tl.lenses.ig import PATHS as PATHS
+from iglens_tl.lenses.ig import IGLens as IGLens
+from iglens_tl.lenses.ig import ig_lens as ig_lens
+from iglens_tl.lenses.jacobian import JacobianLens as JacobianLens
+from iglens_tl.lenses.jacobian import fit_jacobian_lens as fit_jacobian_lens
+from iglens_tl.lenses.jacobian import jacobian_lens as jacobian_lens
+from iglens_tl.lenses.layer_ig import LayerIntegratedGradients as LayerIntegratedGradients
+from iglens_tl.lenses.layer_ig import layer_integrated_gradients as layer_integrated_gradients
+from iglens_tl.lenses.logit import LogitLens as LogitLens
+from iglens_tl.lenses.logit import logit_lens as logit_lens
+from iglens_tl.lenses.orders.frozen import FrozenShapley as FrozenShapley
+from iglens_tl.lenses.orders.frozen import Reverse as Reverse
+from iglens_tl.lenses.orders.frozen import StraightProjected as StraightProjected
+from iglens_tl.lenses.orders.frozen import StraightUniform as StraightUniform
+from iglens_tl.lenses.orders.recomputed import LeaveOneOut as LeaveOneOut
+from iglens_tl.lenses.orders.recomputed import SkipShapley as SkipShapley
+from iglens_tl.lenses.orders.sensitivity import PathSensitivity as PathSensitivity
+from iglens_tl.lenses.orders.sensitivity import path_sensitivity as path_sensitivity
+from iglens_tl.lenses.orders.straight import Straight as Straight
+from iglens_tl.lenses.reference import ReferenceIGLens as ReferenceIGLens
+from iglens_tl.lenses.reference import reference_ig_lens as reference_ig_lens
+from iglens_tl.lenses.tuned import TunedLens as TunedLens
+from iglens_tl.lenses.tuned import tuned_lens as tuned_lens

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.lens_result import LensResult
-from iglens_tl.lenses.provenance import describe
-from iglens_tl.lenses.trace import Trace
-from iglens_tl.models import ModelAdapter
-from iglens_tl.prompts import Request, token_string
+from iglens_tl.lenses.base import Lens
+from iglens_tl.models import ModelAdapter, check_model
+from iglens_tl.prompts import token_string
 from iglens_tl.readout import Reading, Value, read_levels, stack
-from iglens_tl.results import Target, Text, TopTokens
+from iglens_tl.results import Provenance, TopTokens
+from iglens_tl.results.data import Kind
+from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import Trace
+
+_PACKAGES = ("iglens_tl", "transformer_lens", "torch", "transformers")
 
 
 def assemble(
     trace: Trace,
     *,
-    lens: str,
+    lens: type[Lens] | Lens,
     unit: str,
-    additive: bool,
-    cumulative: bool = True,
+    kind: Kind,
     segments: Sequence[str],
     values: Float[Tensor, "target segment"],
     levels: Float[Tensor, "target segment"],
@@ -40,10 +46,9 @@ def assemble(
 
     Args:
         trace: The texts, targets and model.
-        lens: The lens's name.
+        lens: The lens.
         unit: Unit of the values.
-        additive: Whether the values sum to `final − baseline`.
-        cumulative: Whether other values are read along the layers; see `LensData`.
+        kind: What the values are.
         segments: Labels, one for each column of values.
         values: What the lens measured.
         levels: The level at the end of each segment.
@@ -66,13 +71,12 @@ def assemble(
             assert of_readings is not None
             kept[name] = of_readings.numpy()
     return LensResult(
-        lens=lens,
+        lens=lens.name,
         unit=unit,
-        additive=additive,
-        cumulative=cumulative,
+        kind=kind,
         segments=tuple(segments),
-        texts=_texts(trace.adapter, trace.requests),
-        targets=_targets(trace.adapter, trace.requests),
+        texts=trace.texts,
+        targets=trace.targets,
         values=values.numpy(),
         levels=levels.numpy(),
         baseline=baseline.numpy(),
@@ -80,18 +84,16 @@ def assemble(
         ranks=None if ranks is None else ranks.numpy(),
         top=top,
         statistics=kept,
-        provenance=describe(trace, options, notes),
+        provenance=describe(trace, options, notes, lens=lens),
     )
 
 
 def assemble_levels(
     trace: Trace,
     *,
-    lens: str,
-    value: Value,
+    lens: Lens,
     segments: Sequence[str],
     readings: Sequence[Reading],
-    top_k: int,
     options: Mapping[str, Any],
     notes: tuple[str, ...] = (),
 ) -> LensResult:
@@ -99,27 +101,26 @@ def assemble_levels(
 
     Args:
         trace: The texts, targets and model.
-        lens: The lens's name.
-        value: What the levels are; its name joins the options.
+        lens: The lens; its value joins the options.
         segments: Labels, one for each reading.
         readings: The reading at the end of each segment, with statistics; the last state's last.
-        top_k: How many of the readings' most probable tokens to keep; 0 leaves the ranks out too.
         options: The lens's options, for the provenance.
         notes: What a reader must know.
     """
+    value = lens.resolved_value
     levels = levels_of(trace, value, readings)
     return assemble(
         trace,
         lens=lens,
         unit=value.unit,
-        additive=False,
+        kind="level",
         segments=segments,
         values=levels,
         levels=levels,
         baseline=levels[:, 0],
         final=levels[:, -1],
         readings=readings,
-        top_k=top_k,
+        top_k=lens.top_tokens,
         statistics=True,
         options={**value.provenance(), **options},
         notes=notes,
@@ -137,18 +138,37 @@ def levels_of(
     return read_levels(trace.adapter.readout, value, readings, trace.token_ids)
 
 
-def _texts(adapter: ModelAdapter, requests: Sequence[Request]) -> tuple[Text, ...]:
-    return tuple(
-        Text(request.ids, tuple(token_string(adapter, token) for token in request.ids))
-        for request in requests
-    )
-
-
-def _targets(adapter: ModelAdapter, requests: Sequence[Request]) -> tuple[Target, ...]:
-    return tuple(
-        Target(index, position, token, token_string(adapter, token))
-        for index, request in enumerate(requests)
-        for position, token in zip(request.positions, request.target_ids, strict=True)
+def describe(
+    trace: Trace,
+    options: Mapping[str, Any],
+    notes: tuple[str, ...] = (),
+    *,
+    lens: type[Lens] | Lens | None = None,
+) -> Provenance:
+    """Record the model, the lens and its options, the checks and the versions."""
+    adapter = trace.adapter
+    check = check_model(adapter, torch.tensor(trace.requests[0].ids))
+    if adapter.dtype in (torch.float16, torch.bfloat16):
+        notes += (
+            f"the model runs in {_name(adapter.dtype)} and is read out in float32; its own rounded "
+            f"probabilities differ by up to {check.readout_error:.1e}",
+        )
+    return Provenance(
+        model={
+            "name": adapter.name,
+            "backend": adapter.backend,
+            "n_layers": adapter.n_layers,
+            "d_model": adapter.readout.d_model,
+            "d_vocab": adapter.readout.d_vocab,
+            "dtype": _name(adapter.dtype),
+            "device": str(adapter.device),
+        },
+        lens={} if lens is None else {"label": lens.label, "measures": lens.measures},
+        options={**options, **trace.choice},
+        checks=asdict(check),
+        versions={package: _version(package) for package in _PACKAGES},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        notes=notes,
     )
 
 
@@ -158,3 +178,14 @@ def _top_tokens(adapter: ModelAdapter, readings: Sequence[Reading], top_k: int) 
     ids, probs = ids[:, :, :top_k], probs[:, :, :top_k]
     tokens = {int(token): token_string(adapter, int(token)) for token in ids.unique()}
     return TopTokens(ids.numpy(), probs.numpy(), tokens)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree without installation
+        return "unknown"

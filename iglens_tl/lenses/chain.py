@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypeAlias
 
+from iglens_tl.arguments import Layers, resolve_layers
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
+
+By: TypeAlias = Literal["layer", "sublayer"]
+
+BY = {
+    "layer": "every block as one step",
+    "sublayer": "attention and MLP of every block apart, through the state between them",
+}
+"""How finely the states of a path follow the blocks."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Chain:
 def build_chain(
     adapter: ModelAdapter,
     *,
-    layers: Any = None,
+    layers: Layers | None = None,
     sublayers: bool = False,
     embed: bool = True,
 ) -> Chain:
@@ -44,7 +53,7 @@ def build_chain(
         NotApplicableError: For sublayers that do not exist.
     """
     if layers is not None and sublayers:
-        raise ValueError("give layers or sublayers, not both: sublayers split every block")
+        raise ValueError("give layers or by='sublayer', not both: sublayers split every block")
     if sublayers:
         sites, segments = _sublayers(adapter)
     else:
@@ -60,7 +69,7 @@ def _sublayers(adapter: ModelAdapter) -> tuple[list[str], list[str]]:
     if adapter.block_kind == "parallel":
         raise NotApplicableError(
             f"the blocks of {adapter.name} run attention and MLP in parallel on the same state, so "
-            "there is no state between them; use whole layers (sublayers=False)"
+            "there is no state between them; use whole layers (by='layer')"
         )
     sites, segments = [], []
     for layer in range(adapter.n_layers):
@@ -73,21 +82,12 @@ def _sublayers(adapter: ModelAdapter) -> tuple[list[str], list[str]]:
     return sites, segments
 
 
-def _chosen(adapter: ModelAdapter, layers: Any) -> list[int]:
-    if isinstance(layers, (str, int)) or not hasattr(layers, "__iter__"):
-        raise TypeError(f"layers must be a list of block numbers, got {layers!r}")
-    chosen = list(layers)
+def _chosen(adapter: ModelAdapter, layers: Layers) -> list[int]:
+    chosen = resolve_layers(layers) or ()
     for layer in chosen:
-        if isinstance(layer, bool) or not hasattr(layer, "__index__"):
-            raise TypeError(f"layers must be block numbers, got {layer!r}")
         if not 0 <= layer < adapter.n_layers:
             raise ValueError(
                 f"layer {layer} is out of range: {adapter.name} has layers 0 to "
                 f"{adapter.n_layers - 1}"
             )
-    if not chosen:
-        raise ValueError("layers is empty; name at least one block")
-    repeated = [layer for layer in set(chosen) if chosen.count(layer) > 1]
-    if repeated:
-        raise ValueError(f"layer {repeated[0]} is given twice")
-    return sorted({int(layer) for layer in chosen} | {adapter.n_layers - 1})
+    return sorted({*chosen, adapter.n_layers - 1})

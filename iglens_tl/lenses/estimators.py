@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,9 @@ ESTIMATORS = {
     "idgi": "the change over each of n_steps steps, split by the squares of the parts' slopes",
 }
 """The estimators of credits. Those of whole segments converge to `delta`, but for `ps_ig`."""
+
+ChainEstimator: TypeAlias = Literal["delta", "gradient", "riemann"]
+EstimatorName: TypeAlias = Literal["delta", "gradient", "riemann", "ps_ig", "idgi"]
 
 _DEFAULT_STEPS = {"gradient": 32, "riemann": 64, "ps_ig": 32, "idgi": 16}
 _WITH_TOLERANCE = ("gradient", "ps_ig")

@@ -7,6 +7,6 @@ from iglens_tl.models.adapter import adapt as adapt
 from iglens_tl.models.capture import capture as capture
 from iglens_tl.models.checks import ReadoutCheck as ReadoutCheck
 from iglens_tl.models.checks import check_model as check_model
-from iglens_tl.models.heads import split_heads as split_heads
+from iglens_tl.models.components import split_heads as split_heads
 from iglens_tl.models.loading import load_model as load_model
 from iglens_tl.models.reinitialized import reinitialized as reinitialized

@@ -1,14 +1,17 @@
-"""One view of both of TransformerLens' model classes.
+"""Show both of TransformerLens' model classes in one way.
 
 Everything that the lenses need of a model is here: its hook names, its readout as plain tensors and
 a few sizes. The hook names are those of `HookedTransformer`; `TransformerBridge` answers to the
-same names. Only this package imports `transformer_lens`.
+same names. What a model has is decided from the model itself, its hooks, its blocks and its final
+norm, so that an architecture that nobody has seen yet is either read rightly or refused in one
+sentence. Only this package imports `transformer_lens`.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,7 +20,8 @@ from iglens_tl.models.readout_tensors import extract_readout
 from iglens_tl.readout.readout import Readout
 
 Model: TypeAlias = Any
-"""A `HookedTransformer` (TransformerLens 3) or `TransformerBridge` (3 and 4), or its adapter."""
+"""A `HookedTransformer` (TransformerLens 3), a `TransformerBridge` (3 and 4), a causal language
+model of Hugging Face transformers, or an adapter of one of them."""
 
 Backend: TypeAlias = Literal["hooked", "bridge"]
 BlockKind: TypeAlias = Literal["sequential", "parallel", "attention_only"]
@@ -34,12 +38,16 @@ class ModelAdapter:
     Attributes:
         model: The TransformerLens model.
         backend: "hooked" for a `HookedTransformer`, "bridge" for a `TransformerBridge`.
-        name: The model's name, for people.
+        path: The name or the whole path by which the model was loaded. Saved results, figures and
+            messages carry `name` instead, which tells nothing of anyone's folders.
         n_layers: Number of blocks.
         n_ctx: Longest sequence that the model takes.
         d_vocab: Number of input tokens.
         block_kind: "sequential" blocks have a `resid_mid` between attention and MLP, "parallel"
             ones do not, "attention_only" ones have no MLP.
+        mixer_sites: For each block the hook of what its attention adds to the stream. Some blocks
+            of a hybrid have a convolution or a recurrence in the attention's place, and then it is
+            the hook of what that adds.
         dtype: The precision of the model's weights.
         device: Where token ids go.
         tokenizer: The Hugging Face tokenizer, or None.
@@ -48,15 +56,21 @@ class ModelAdapter:
 
     model: Any
     backend: Backend
-    name: str
+    path: str
     n_layers: int
     n_ctx: int
     d_vocab: int
     block_kind: BlockKind
+    mixer_sites: tuple[str, ...]
     dtype: torch.dtype
     device: torch.device
     tokenizer: Any
     readout: Readout
+
+    @property
+    def name(self) -> str:
+        """The model's name for people: a hub name as it is, of a folder the last component."""
+        return short_name(self.path)
 
     @property
     def embed_site(self) -> str:
@@ -72,20 +86,47 @@ class ModelAdapter:
         return f"blocks.{layer}.hook_resid_post"
 
     def mid_site(self, layer: int) -> str:
-        """Return the hook of the state between attention and MLP of a sequential block."""
-        return f"blocks.{layer}.hook_resid_mid"
+        """Return the hook of the state between attention and MLP of a sequential block.
+
+        Raises:
+            ValueError: If a hook of the user's acts there on a bridge.
+        """
+        site = f"blocks.{layer}.hook_resid_mid"
+        # A bridge has this hook on the way into the MLP alone: what a function returns there
+        # reaches the MLP, but not the stream.
+        if self.backend == "bridge" and self.model.hook_dict[site].fwd_hooks:
+            raise ValueError(
+                f"{self.name} has a hook of yours at {site}, which on a TransformerBridge changes "
+                "what the MLP reads but not the residual stream, so there is no state between "
+                f"attention and MLP to read; remove it, or change blocks.{layer}.hook_attn_out"
+            )
+        return site
 
     def attn_site(self, layer: int) -> str:
-        """Return the hook of what the attention adds to the stream."""
-        return f"blocks.{layer}.hook_attn_out"
+        """Return the hook of what the attention, or what stands in its place, adds to the stream.
+
+        Only hybrids have something else in its place, a convolution (LFM2) or a recurrence (Jamba,
+        Qwen3-Next) in some of their blocks. Such blocks have no heads.
+        """
+        return self.mixer_sites[layer]
 
     def mlp_site(self, layer: int) -> str | None:
         """Return the hook of what the MLP adds to the stream, None where there is no MLP."""
         return None if self.block_kind == "attention_only" else f"blocks.{layer}.hook_mlp_out"
 
     def head_site(self, layer: int) -> str:
-        """Return the hook of what every head passes to W_O, `[batch, pos, head, d_head]`."""
-        return f"blocks.{layer}.attn.hook_z"
+        """Return the hook of what every head passes to W_O, `[batch, pos, head, d_head]`.
+
+        Raises:
+            NotApplicableError: If the layer has no such hook.
+        """
+        site = f"blocks.{layer}.attn.hook_z"
+        if site not in self.model.hook_dict:
+            raise NotApplicableError(
+                f"{self.name} has no hook {site}, so layer {layer} cannot be split over heads; "
+                "split it over sublayers"
+            )
+        return site
 
     def pattern_site(self, layer: int) -> str:
         """Return the hook of where the heads look, `[batch, head, query, pos]`.
@@ -142,6 +183,7 @@ class ModelAdapter:
         return [site for site in sites if site is not None]
 
     def _attention_site(self, layer: int, hook: str) -> str:
+        self.head_site(layer)
         site = f"blocks.{layer}.attn.{hook}"
         if site not in self.model.hook_dict:
             raise NotApplicableError(
@@ -154,43 +196,61 @@ class ModelAdapter:
 def adapt(model: Model) -> ModelAdapter:
     """Wrap a model that the user built or loaded; an adapter passes through.
 
+    A Hugging Face model is measured through a bridge over its own weights and stays as it is. It
+    has no tokenizer then: for text prompts use `load_model(hf_model, tokenizer=tokenizer)`.
+
     Raises:
-        TypeError: For anything but a `HookedTransformer` or `TransformerBridge`.
+        TypeError: For anything but a `HookedTransformer`, a `TransformerBridge` or a causal
+            language model of Hugging Face transformers.
         ValueError: For a model that is no decoder with one residual stream and a direct readout.
     """
     if isinstance(model, ModelAdapter):
         return model
+    # Imported late, because it needs this module.
+    from iglens_tl.models.hugging_face import bridge_of, is_hugging_face
+
+    if is_hugging_face(model):
+        model = bridge_of(model)
     backend = _backend(model)
-    n_layers = int(model.cfg.n_layers)
-    hooks = model.hook_dict
-    missing = [
-        name
-        for layer in range(n_layers)
-        for name in (f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_post")
-        if name not in hooks
-    ]
-    name = str(getattr(model.cfg, "model_name", None) or "unnamed model")
-    if missing or not n_layers:
+    path = str(getattr(model.cfg, "model_name", None) or "unnamed model")
+    name = short_name(path)
+    n_layers = _count_blocks(model, name)
+    mixer_sites = tuple(_mixer_site(model, layer, name) for layer in range(n_layers))
+    readout = extract_readout(model, backend, name)
+    if readout.d_model != model.cfg.d_model:
         raise ValueError(
-            f"{name} has no hook {(missing or ['blocks.0.hook_resid_post'])[0]}: iglens_tl reads "
-            "decoder-only models with one residual stream"
+            f"{name} is not supported: the residual stream has width {model.cfg.d_model} but the "
+            f"unembedding reads width {readout.d_model}, so states are projected in between"
         )
-    d_vocab = getattr(model.cfg, "d_vocab", -1)
-    readout = extract_readout(model, backend)
     require_float64(readout.device, name)
+    d_vocab = getattr(model.cfg, "d_vocab", -1)
     return ModelAdapter(
         model=model,
         backend=backend,
-        name=name,
+        path=path,
         n_layers=n_layers,
         n_ctx=int(model.cfg.n_ctx),
         d_vocab=int(d_vocab) if d_vocab and d_vocab > 0 else readout.d_vocab,
-        block_kind=_block_kind(model),
+        block_kind=_block_kind(model, n_layers, name),
+        mixer_sites=mixer_sites,
         dtype=readout.unembed.dtype,
         device=next(iter(model.parameters())).device,
         tokenizer=getattr(model, "tokenizer", None),
         readout=readout,
     )
+
+
+def is_local(path: str) -> bool:
+    """Tell whether a name is a path, which says nothing about which model it is."""
+    return path.startswith((".", "/", "~")) or "\\" in path or Path(path).expanduser().is_dir()
+
+
+def short_name(path: str) -> str:
+    """Return the last component of a path, and every other name as it is."""
+    if not is_local(path):
+        return path
+    folder = Path(path).expanduser().absolute()
+    return folder.resolve().name if folder.name == ".." else folder.name
 
 
 def require_float64(device: torch.device, name: str) -> None:
@@ -227,14 +287,80 @@ def _backend(model: Any) -> Backend:
     if isinstance(model, bridge_class()):
         return "bridge"
     raise TypeError(
-        "model must be a HookedTransformer or a TransformerBridge, "
+        "model must be a HookedTransformer, a TransformerBridge or a Hugging Face model, "
         f"got {type(model).__module__}.{type(model).__qualname__}; load one with "
         "iglens_tl.load_model(name_or_folder)"
     )
 
 
-def _block_kind(model: Any) -> BlockKind:
+def _count_blocks(model: Any, name: str) -> int:
+    """Return the number of blocks, all of which write to one residual stream.
+
+    Raises:
+        ValueError: If there are none, or one lacks its states' hooks or writes several streams.
+    """
+    n_layers = int(model.cfg.n_layers)
+    prefixes = [f"blocks.{layer}" for layer in range(max(n_layers, 1))]
+    sites = [f"{prefix}.hook_resid_{at}" for prefix in prefixes for at in ("pre", "post")]
+    missing = [site for site in sites if site not in model.hook_dict]
+    if missing:
+        reason = f"it has no hook {missing[0]}"
+    # TransformerLens marks the blocks of a bridge whose states are a stack of streams.
+    elif not all(
+        getattr(block, "hook_out_is_single_residual_stream", True) for block in model.blocks
+    ):
+        reason = "its blocks write several residual streams"
+    else:
+        return n_layers
+    raise ValueError(
+        f"{name} is not supported: {reason}, and iglens_tl reads decoder-only models with one "
+        "residual stream"
+    )
+
+
+def _mixer_site(model: Any, layer: int, name: str) -> str:
+    """Return the hook of what a block's attention adds, or what a hybrid has in its place.
+
+    That of a hybrid is the output of the block's one submodule that is neither norm nor MLP.
+
+    Raises:
+        ValueError: If there is no such hook, or if no block has attention.
+    """
+    hooks, prefix = model.hook_dict, f"blocks.{layer}"
+    if f"{prefix}.hook_attn_out" in hooks:
+        return f"{prefix}.hook_attn_out"
+    mixers = [
+        child
+        for child, _ in model.blocks[layer].named_children()
+        if f"{prefix}.{child}.hook_out" in hooks and child != "mlp" and not child.startswith("ln")
+    ]
+    is_hybrid = any(f"blocks.{other}.hook_attn_out" in hooks for other in range(model.cfg.n_layers))
+    if not is_hybrid or len(mixers) != 1:
+        raise ValueError(
+            f"{name} is not supported: block {layer} has no attention (no hook "
+            f"{prefix}.hook_attn_out), and iglens_tl reads models whose blocks add attention and "
+            "an MLP to one residual stream"
+        )
+    return f"{prefix}.{mixers[0]}.hook_out"
+
+
+def _block_kind(model: Any, n_layers: int, name: str) -> BlockKind:
+    """Tell how the blocks' attention and MLP stand to one another.
+
+    Raises:
+        ValueError: If some blocks have an MLP and others have none.
+    """
+    hooks, layers = model.hook_dict, range(n_layers)
+    with_mlp = [layer for layer in layers if f"blocks.{layer}.hook_mlp_out" in hooks]
     # Attention-only HookedTransformers have a hook_mlp_out that never fires.
-    if getattr(model.cfg, "attn_only", False) or "blocks.0.hook_mlp_out" not in model.hook_dict:
+    if getattr(model.cfg, "attn_only", False) or not with_mlp:
         return "attention_only"
-    return "sequential" if "blocks.0.hook_resid_mid" in model.hook_dict else "parallel"
+    if len(with_mlp) < n_layers:
+        without = min(set(layers) - set(with_mlp))
+        raise ValueError(
+            f"{name} is not supported: block {without} has no MLP (no hook blocks.{without}."
+            f"hook_mlp_out) while block {with_mlp[0]} has one, and iglens_tl reads models whose "
+            "blocks are alike in this"
+        )
+    has_states_between = all(f"blocks.{layer}.hook_resid_mid" in hooks for layer in layers)
+    return "sequential" if has_states_between else "parallel"

@@ -80,7 +80,7 @@ def resolve_jacobians(adapter: ModelAdapter, lens: Any) -> Any:
                 "lens must be a fitted JacobianLens, a file or the name of a published lens, got "
                 f"{type(lens).__name__}; fit one with iglens_tl.fit_jacobian_lens"
             )
-        lens = _load(lens_class, adapter.name if lens == "auto" else os.fspath(lens))
+        lens = _load(lens_class, adapter.path if lens == "auto" else os.fspath(lens))
     for layer, matrix in lens.jacobians.items():
         if not bool(torch.isfinite(matrix).all()):
             raise ValueError(

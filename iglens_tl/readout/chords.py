@@ -18,6 +18,9 @@ from iglens_tl.readout.readout import Readout
 from iglens_tl.readout.tiles import tile_columns
 from iglens_tl.readout.value import Targets, Value
 
+_SHARE_OF_TERMS = 1 / 8
+"""Rounding of a product with W_U beside the product of the two vectors' lengths, in roundings."""
+
 
 @dataclass(frozen=True)
 class Chords:
@@ -77,26 +80,45 @@ class ChordRows:
         readout: The model's readout.
         chords: The lines, on the readout's device.
         rows: `[state, d_vocab]`, R of every state.
+        lengths: `[chord]`, the length of every chord's displacement after centring, float64.
         offset: `[d_vocab]`, what is added at every place, the logit scale included; or None.
+        probe_rows: `[probe, d_vocab]`, R of the probes: fixed random directions of the stream.
     """
 
-    def __init__(self, readout: Readout, chords: Chords) -> None:
+    def __init__(self, readout: Readout, chords: Chords, *, n_probes: int = 0) -> None:
         self.readout = readout
         device = readout.device
         fields = (chords.start, chords.end, chords.final, chords.tokens)
         states = chords.states.to(device, readout.dtype)
         self.chords = Chords(states, *(field.to(device) for field in fields))
-        self.rows = states.new_empty(len(states), readout.d_vocab)
         self.offset = _offset(readout)
-        projected = states if readout.norm is None else readout.norm.direction(states)
-        width = tile_columns(readout, len(states))
+        self.offset_range = 0.0
+        if self.offset is not None:
+            self.offset_range = float(self.offset.max() - self.offset.min())
+        probes = _random_directions(n_probes, states)
+        projected = torch.cat([states, probes])
+        if readout.norm is not None:
+            projected = readout.norm.direction(projected)
+        product = states.new_empty(len(projected), readout.d_vocab)
+        width = tile_columns(readout, len(projected))
         for first in range(0, readout.d_vocab, width):
             last = min(first + width, readout.d_vocab)
-            torch.mm(projected, readout.unembed_columns(first, last), out=self.rows[:, first:last])
+            torch.mm(projected, readout.unembed_columns(first, last), out=product[:, first:last])
+        self.rows, self.probe_rows = product[: len(states)], product[len(states) :]
+        self._magnitudes = self.rows.new_zeros(len(states), dtype=torch.float64)
+        if n_probes:
+            # On average, a probe's logits are as large as the columns of W_U.
+            column = self.probe_rows.square().mean(0).amax().sqrt().double()
+            terms = _SHARE_OF_TERMS * column * states.double().norm(dim=1)
+            self._magnitudes = self.rows.abs().amax(1).double() + terms
         centered = states if readout.norm is None else readout.norm.center(states)
         a, b = centered[self.chords.start].double(), centered[self.chords.end].double()
         self._workspace = self.rows.new_empty(0)
         self._squares = tuple((x * y).mean(-1) for x, y in ((a, a), (a, b), (b, b)))
+        self.lengths = (b - a).norm(dim=-1)
+        centered_probes = probes if readout.norm is None else readout.norm.center(probes)
+        along = torch.stack([a @ centered_probes.double().T, b @ centered_probes.double().T], 1)
+        self._probes_along = along / readout.d_model
 
     def workspace(self, n_entries: int) -> Float[Tensor, " entry"]:
         """Return memory that the next call returns again: fresh pages cost more than arithmetic."""
@@ -122,6 +144,30 @@ class ChordRows:
         mix = torch.stack([scale * (1 - at), scale * at], dim=2)
         return mix, torch.stack([slope * (1 - at) - scale, slope * at + scale], dim=2)
 
+    def rounding(self, nodes: Nodes) -> Float[Tensor, "piece node"]:
+        """Return about how much rounding moves logits, and with them a gradient relative to itself.
+
+        The terms of R may be far larger than R, and what is mixed than the mixture.
+        """
+        ends = torch.stack([self.chords.start[nodes.chord], self.chords.end[nodes.chord]], dim=1)
+        mixed = (self.mixture(nodes)[0] * self._magnitudes[ends][:, None]).sum(2)
+        return torch.finfo(self.rows.dtype).eps * (1 + (self.offset_range + mixed) / 2)
+
+    def along_probes(self, nodes: Nodes, products: Tensor, pulls: Tensor) -> Tensor:
+        """Return the products of the gradient with the probes, `[piece, node, probe]`.
+
+        Args:
+            nodes: Where.
+            products: `[piece, node, probe]`, q · R of the probes.
+            pulls: `[piece, node, 2]`, q · A and q · B.
+        """
+        scale = self.inverse_norm(nodes)[0]
+        if self.readout.norm is not None:
+            ends = torch.stack([1 - nodes.at, nodes.at], dim=2)
+            states = torch.bmm(ends, self._probes_along[nodes.chord])
+            products = products - (scale**2 * (ends * pulls).sum(2))[:, :, None] * states
+        return self.readout.transform.scale * scale[:, :, None] * products
+
     def ends(self, nodes: Nodes, columns: slice) -> Float[Tensor, "piece 2 tile"]:
         """Return A and B of every piece's chord in some columns of the vocabulary."""
         states = torch.stack([self.chords.start[nodes.chord], self.chords.end[nodes.chord]], dim=1)
@@ -146,6 +192,13 @@ class ChordRows:
         logits = scaled if self.offset is None else scaled.add_(self.offset)
         cap = self.readout.transform.softcap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+
+def _random_directions(number: int, like: Tensor) -> Tensor:
+    """Return the same vectors of independent normal entries at every call."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(number, like.shape[1], generator=generator, dtype=torch.float64)
+    return directions.to(like)
 
 
 def _offset(readout: Readout) -> Tensor | None:

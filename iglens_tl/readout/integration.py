@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.readout.chords import ChordRows, Nodes
+from iglens_tl.readout.errors import change_unseen, error_seen
 from iglens_tl.readout.slopes import Slopes, blocks_of, slopes_at, values_at_ends
 from iglens_tl.readout.tiles import tile_columns
 from iglens_tl.readout.value import Value
@@ -39,6 +40,9 @@ class ChordIntegrals:
         slopes: `[chord]`, the integral of the slope, float64; ideally `end − start`.
         gradients: `[chord, d_model]`, the integral of the gradient over α, in the readout's
             precision; its product with `b − a` is the integral of the slope. None if not asked for.
+        errors: `[chord]`, an estimate of how far the product of `gradients` with any vector of the
+            (centred) length of `b − a` may be from the exact integral, in the value's unit and
+            float64; see `integrate_adaptive`. None without gradients or control of the error.
     """
 
     start: Float[Tensor, " chord"]
@@ -46,6 +50,7 @@ class ChordIntegrals:
     means: Float[Tensor, " chord"]
     slopes: Float[Tensor, " chord"]
     gradients: Float[Tensor, "chord d_model"] | None = None
+    errors: Float[Tensor, " chord"] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,30 @@ class Pieces:
         return Nodes(self.chord, self.low[:, None] + self.width[:, None] * unit)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """What is known of the two ends of pieces.
+
+    Attributes:
+        values: `[piece, 2]`, the value.
+        ceilings: `[piece, 2]`, see `Slopes`.
+        ceiling_slopes: `[piece, 2, 2]`, see `Slopes`; NaN where unknown.
+    """
+
+    values: Tensor
+    ceilings: Tensor
+    ceiling_slopes: Tensor
+
+    @property
+    def change(self) -> Tensor:
+        """The change of the value over each piece."""
+        return self.values[:, 1] - self.values[:, 0]
+
+    def select(self, index: Tensor | slice) -> Ends:
+        """Return those of some of the pieces."""
+        return Ends(self.values[index], self.ceilings[index], self.ceiling_slopes[index])
+
+
 class Integration:
     """Running integrals over a few chords.
 
@@ -124,63 +153,95 @@ class Integration:
         device = rows.rows.device
         self.units = torch.zeros(n_chords, dtype=torch.float64, device=device)
         self.pulls = torch.zeros(n_chords, 2, dtype=torch.float64, device=device)
-        self.start, self.end = self._ends()
+        is_controlled = gradients and len(rows.probe_rows) > 0
+        self.errors = torch.zeros(n_chords, dtype=torch.float64) if is_controlled else None
+        self.ends = self._whole_ends()
+        self.start, self.end = self.ends.values.unbind(1)
         # What bisection cannot make smaller, and must not spend its pieces on.
         size = torch.maximum(self.start.abs(), self.end.abs())
         self.rounding = _ROUNDING * torch.finfo(rows.rows.dtype).eps * size
 
-    def add(
-        self,
-        pieces: Pieces,
-        unit: Tensor,
-        weights: Tensor,
-        change: Tensor | None = None,
-        tolerance: float | Tensor = torch.inf,
-    ) -> Tensor:
-        """Add the pieces whose error is accepted; return the numbers of the others.
+    def add(self, pieces: Pieces, unit: Tensor, weights: Tensor) -> None:
+        """Add pieces.
 
         Args:
             pieces: The pieces.
             unit: `[node]`, the rule's nodes in [0, 1].
             weights: `[node]`, their weights.
-            change: `[piece]`, the change of the value over each; None accepts all.
-            tolerance: The accepted error, one for all or `[piece]`.
         """
-        missed = torch.zeros(len(pieces), dtype=torch.bool)
-        limits = torch.as_tensor(tolerance, dtype=torch.float64).expand(len(pieces))
         for block in blocks_of(self.rows, pieces.nodes(unit)):
             part = pieces.select(block)
             nodes = _on_device(part.nodes(unit), self.rows)
             found = slopes_at(self.rows, self.value, nodes)
-            measure = (part.width[:, None] * weights).to(found.slopes.device)
-            if change is not None:
-                error = (measure * found.slopes).sum(1).cpu() - change[block]
-                accepted = torch.maximum(limits[block], self.rounding[part.chord])
-                # Written so that NaN counts as missed while pieces are left, never for ever.
-                missed[block] = ~(error.abs() <= accepted) & limits[block].isfinite()
-                measure = measure * (~missed[block, None]).to(measure)
-            self.means.index_add_(0, part.chord, (measure * found.values).sum(1).cpu())
-            if self.emphasis is not None:
-                measure = measure * self.emphasis.at(part.nodes(unit)).to(measure)
-            self.slopes.index_add_(0, part.chord, (measure * found.slopes).sum(1).cpu())
-            if self.total is not None:
-                self._add_gradients(self.total, nodes, measure, found)
+            self._add(part, nodes, part.width[:, None] * weights, found)
+
+    def add_accepted(
+        self,
+        pieces: Pieces,
+        unit: Tensor,
+        weights: Tensor,
+        ends: Ends,
+        limits: Tensor,
+        must: Tensor | None = None,
+    ) -> Tensor:
+        """Add the pieces whose error is accepted; return the numbers of the others.
+
+        Args:
+            pieces: The pieces.
+            unit: `[node]`, the nodes of a Gauss–Legendre rule in [0, 1].
+            weights: `[node]`, their weights.
+            ends: What is known of the pieces' ends.
+            limits: `[piece]`, the accepted error.
+            must: `[piece]`, whether a piece is added whatever its error; None for none of them.
+        """
+        must = torch.zeros(len(pieces), dtype=torch.bool) if must is None else must
+        missed = torch.zeros(len(pieces), dtype=torch.bool)
+        for block in blocks_of(self.rows, pieces.nodes(unit)):
+            part, part_ends = pieces.select(block), ends.select(block)
+            nodes = _on_device(part.nodes(unit), self.rows)
+            found = slopes_at(self.rows, self.value, nodes)
+            measure = part.width[:, None] * weights
+            missing = ((measure * found.slopes.cpu()).sum(1) - part_ends.change).abs()
+            limit = torch.maximum(limits[block], self.rounding[part.chord])
+            # Written so that NaN counts as missed while pieces are left, never for ever.
+            accepted = missing <= limit
+            if self.errors is not None:
+                own = _PartErrors(self.rows, self.value, part, nodes, part_ends, found, measure)
+                unseen = torch.where(own.unseen > limits[block], own.unseen, 0.0)
+                accepted = (missing - own.rounding <= limit) & (own.seen + unseen <= limit)
+                error = torch.maximum(own.seen + unseen, missing * own.per_change) + own.rounding
+                added = torch.where(accepted | must[block], error, 0.0)
+                self.errors.index_add_(0, part.chord, added)
+            missed[block] = ~(accepted | must[block])
+            self._add(part, nodes, measure * (~missed[block, None]), found)
         return missed.nonzero().squeeze(-1)
 
-    def change_over(self, pieces: Pieces) -> Tensor:
-        """Return the change of the value over pieces."""
+    def ends_of(self, pieces: Pieces) -> Ends:
+        """Evaluate the value at the ends of pieces."""
         ends = pieces.nodes(pieces.low.new_tensor([0.0, 1.0]))
-        values = torch.cat(
-            [
-                slopes_at(self.rows, self.value, _on_device(ends.select(block), self.rows)).values
-                for block in blocks_of(self.rows, ends)
-            ]
+        found = [
+            slopes_at(self.rows, self.value, _on_device(ends.select(block), self.rows))
+            for block in blocks_of(self.rows, ends)
+        ]
+        return Ends(
+            torch.cat([part.values for part in found]).cpu(),
+            torch.cat([part.ceilings for part in found]).cpu(),
+            torch.cat([part.ceiling_slopes for part in found]).cpu(),
         )
-        return (values[:, 1] - values[:, 0]).cpu()
 
     def result(self) -> ChordIntegrals:
         """Return the integrals."""
-        return ChordIntegrals(self.start, self.end, self.means, self.slopes, self._gradients())
+        gradients = self._gradients()
+        return ChordIntegrals(self.start, self.end, self.means, self.slopes, gradients, self.errors)
+
+    def _add(self, part: Pieces, nodes: Nodes, measure: Tensor, found: Slopes) -> None:
+        measure = measure.to(found.slopes.device)
+        self.means.index_add_(0, part.chord, (measure * found.values).sum(1).cpu())
+        if self.emphasis is not None:
+            measure = measure * self.emphasis.at(Nodes(part.chord, nodes.at.cpu())).to(measure)
+        self.slopes.index_add_(0, part.chord, (measure * found.slopes).sum(1).cpu())
+        if self.total is not None:
+            self._add_gradients(self.total, nodes, measure, found)
 
     def _gradients(self) -> Tensor | None:
         if self.total is None:
@@ -207,10 +268,9 @@ class Integration:
         measure = measure * self.rows.readout.transform.scale
         weights = measure * scale
         largest = weights.amax(1)
-        sizes = torch.where(found.rows.sizes > 0, largest * found.rows.sizes, largest)
-        self._raise_units(total, nodes.chord, sizes)
-        # A unit is 0 only where all weights are.
-        weights = weights / self.units[nodes.chord, None].clamp_min(_SMALLEST_UNIT)
+        self._raise_units(total, nodes.chord, largest * found.rows.sizes)
+        units = self.units[nodes.chord, None]
+        weights = torch.where(units > 0, weights / units.clamp_min(_SMALLEST_UNIT), 0)
         found.rows.add_to(total, nodes.chord, weights)
         ends = torch.stack([1 - nodes.at, nodes.at], dim=2)
         radial = (measure * scale**3 * (ends * found.pulls).sum(2))[:, :, None] * ends
@@ -228,7 +288,7 @@ class Integration:
             total[begun] *= (self.units[begun] / largest[begun])[:, None].to(total)
         self.units = torch.where(grown, largest, self.units)
 
-    def _ends(self) -> tuple[Tensor, Tensor]:
+    def _whole_ends(self) -> Ends:
         """Evaluate the value once for every state at which a chord of its target ends."""
         rows, chords = self.rows, self.rows.chords
         pairs = torch.cat(
@@ -239,9 +299,52 @@ class Integration:
         )
         first, places = _first_of_each(pairs)
         n_chords = len(chords)
-        values = values_at_ends(rows, self.value, first % n_chords, first >= n_chords).cpu()
-        places = places.cpu()
-        return values[places[:n_chords]], values[places[n_chords:]]
+        found = values_at_ends(rows, self.value, first % n_chords, first >= n_chords).cpu()
+        values, ceilings = found[:, places.cpu()].view(2, 2, n_chords).transpose(1, 2)
+        return Ends(values, ceilings, values.new_full((n_chords, 2, 2), torch.nan))
+
+
+class _PartErrors:
+    """Estimates of the error of the share of a part as long as the displacement.
+
+    Attributes:
+        seen: `[piece]`, of the rule, from its nodes.
+        unseen: `[piece]`, how much the value may change unseen between them.
+        rounding: `[piece]`, of the precision.
+        per_change: `[piece]`, how much larger the share of a part may be than the change.
+    """
+
+    def __init__(
+        self,
+        rows: ChordRows,
+        value: Value,
+        part: Pieces,
+        nodes: Nodes,
+        ends: Ends,
+        found: Slopes,
+        measure: Tensor,
+    ) -> None:
+        rounding, length = rows.rounding(nodes), rows.lengths[nodes.chord]
+        self.seen = part.width * (length * error_seen(found.probes, rounding)).cpu()
+        bounds = part.nodes(part.low.new_tensor([0.0, 1.0])).at.to(nodes.at)
+        self.unseen = change_unseen(
+            rows,
+            value,
+            Nodes(nodes.chord, _enclosed(bounds, nodes.at)),
+            _enclosed(ends.ceilings.to(nodes.at), found.ceilings),
+            _enclosed(ends.ceiling_slopes.to(nodes.at), found.ceiling_slopes),
+        ).cpu()
+        # On average a probe's product with a gradient is as large as the gradient.
+        sizes = found.probes.square().mean(2).sqrt()
+        measure = measure.to(sizes)
+        self.rounding = (length * (measure * rounding * sizes).sum(1)).cpu()
+        moved = (measure * found.slopes.abs()).sum(1).cpu()
+        largest = (length * (measure * sizes).sum(1)).cpu()
+        self.per_change = torch.where(moved > 0, largest / moved, 1.0).clamp_min(1.0)
+
+
+def _enclosed(ends: Tensor, inner: Tensor) -> Tensor:
+    return torch.cat([ends[:, :1], inner, ends[:, 1:]], dim=1)
 
 
 def _on_device(nodes: Nodes, rows: ChordRows) -> Nodes:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.readout.chords import ChordRows, Chords
@@ -16,6 +17,7 @@ from iglens_tl.readout.value import Value
 _BYTES_AT_ONCE = 400 * 2**20
 _COARSE_NODES = (8, 16)
 _NODES_AT_ONCE = 16
+_PROBES = 4
 _MAX_PIECES_PER_CHORD = 64
 
 
@@ -40,12 +42,13 @@ def integrate_midpoint(
     """
     at = (torch.arange(n_steps, dtype=torch.float64) + 0.5) / n_steps
 
-    def run(integration: Integration) -> None:
-        whole = Pieces.whole(len(integration.rows.chords))
+    def run(integration: Integration, limit: Tensor) -> None:
+        whole = Pieces.whole(len(limit))
         for part in at.split(_NODES_AT_ONCE):
             integration.add(whole, part, torch.full_like(part, 1 / n_steps))
 
-    return _integrate(readout, value, chords, gradients, emphasis, run)
+    limits = torch.full((len(chords),), torch.inf, dtype=torch.float64)
+    return _integrate(readout, value, chords, gradients, emphasis, run, limits)
 
 
 def integrate_adaptive(
@@ -54,7 +57,7 @@ def integrate_adaptive(
     chords: Chords,
     *,
     n_nodes: int,
-    tolerance: float,
+    tolerance: float | Float[Tensor, " chord"],
     gradients: bool = False,
     emphasis: Emphasis | None = None,
 ) -> ChordIntegrals:
@@ -76,24 +79,28 @@ def integrate_adaptive(
         gradients: Whether the gradients are wanted too.
         emphasis: Weights of the places; None for 1 everywhere. The error is checked without them.
     """
+    limits = torch.as_tensor(tolerance, dtype=torch.float64).expand(len(chords))
 
-    def run(integration: Integration) -> None:
-        pieces = Pieces.whole(len(integration.rows.chords))
-        change = integration.end - integration.start
+    def run(integration: Integration, limit: Tensor) -> None:
+        pieces, ends = Pieces.whole(len(limit)), integration.ends
         for n in (*(coarse for coarse in _COARSE_NODES if coarse < n_nodes), n_nodes):
-            missed = integration.add(pieces, *_gauss_legendre(n), change, tolerance)
-            pieces, change = pieces.select(missed), change[missed]
+            missed = integration.add_accepted(
+                pieces, *_gauss_legendre(n), ends, limit[pieces.chord]
+            )
+            pieces, ends = pieces.select(missed), ends.select(missed)
         left = torch.full_like(integration.end, _MAX_PIECES_PER_CHORD)
         while len(pieces):
             pieces = pieces.halves()
-            change = integration.change_over(pieces)
+            ends = integration.ends_of(pieces)
             left.index_add_(0, pieces.chord, -torch.ones_like(pieces.low))
             # Errors of pieces add up, and a chord may end in some of them.
-            accepted = torch.where(left[pieces.chord] > 0, tolerance / 8, torch.inf)
-            missed = integration.add(pieces, *_gauss_legendre(n_nodes), change, accepted)
+            accepted, is_last = limit[pieces.chord] / 8, left[pieces.chord] <= 0
+            missed = integration.add_accepted(
+                pieces, *_gauss_legendre(n_nodes), ends, accepted, is_last
+            )
             pieces = pieces.select(missed)
 
-    return _integrate(readout, value, chords, gradients, emphasis, run)
+    return _integrate(readout, value, chords, gradients, emphasis, run, limits)
 
 
 def _integrate(
@@ -102,7 +109,8 @@ def _integrate(
     chords: Chords,
     gradients: bool,
     emphasis: Emphasis | None,
-    run: Callable[[Integration], None],
+    run: Callable[[Integration, Tensor], None],
+    limits: Tensor,
 ) -> ChordIntegrals:
     """Integrate as many chords at a time as fit into memory with their vocabulary rows."""
     bytes_per_chord = readout.d_vocab * readout.dtype.itemsize * (2 if gradients else 1)
@@ -112,9 +120,10 @@ def _integrate(
         places = None
         if emphasis is not None:
             places = Emphasis(emphasis.places[index], emphasis.weight)
-        rows = ChordRows(readout, chords.select(index))
+        n_probes = _PROBES if gradients and bool(limits.isfinite().all()) else 0
+        rows = ChordRows(readout, chords.select(index), n_probes=n_probes)
         integration = Integration(rows, value, gradients, places)
-        run(integration)
+        run(integration, limits[index])
         parts.append(integration.result())
         del rows, integration  # before the next ones take as much memory again
     return ChordIntegrals(
@@ -123,6 +132,7 @@ def _integrate(
         means=torch.cat([part.means for part in parts]),
         slopes=torch.cat([part.slopes for part in parts]),
         gradients=torch.cat([part.gradients for part in parts]) if gradients else None,
+        errors=torch.cat([part.errors for part in parts]) if parts[0].errors is not None else None,
     )
 
 

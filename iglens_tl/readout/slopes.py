@@ -8,6 +8,7 @@ state follows by one product with W_U for the whole chord.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -20,7 +21,6 @@ from iglens_tl.readout.chords import ChordRows, Nodes
 from iglens_tl.readout.tiles import SMALLEST_EXPONENT
 from iglens_tl.readout.value import TokenValue, Value
 
-_SMALLEST_WEIGHT = 1e-11
 _BLOCK_ENTRIES = 2**23
 _SLICE_ENTRIES = 2**21
 
@@ -33,19 +33,27 @@ class Slopes:
         values: `[piece, node]`, the value, float64.
         slopes: `[piece, node]`, d value / d α, float64.
         pulls: `[piece, node, 2]`, q · A and q · B, float64.
+        probes: `[piece, node, probe]`, the gradient's products with the probes, float64.
+        ceilings: `[piece, node]`, a convex function of the two weights with which A and B are
+            mixed, which says how large logits are: for a `TokenValue` the log-normaliser above
+            the logit of its first token, for others the largest logit before the softcap.
+        ceiling_slopes: `[piece, node, 2]`, its derivatives with respect to the two weights.
         rows: Gives weighted sums of q over the nodes.
     """
 
     values: Float[Tensor, "piece node"]
     slopes: Float[Tensor, "piece node"]
     pulls: Float[Tensor, "piece node 2"]
+    probes: Float[Tensor, "piece node probe"]
+    ceilings: Float[Tensor, "piece node"]
+    ceiling_slopes: Float[Tensor, "piece node 2"]
     rows: GradientRows
 
 
 class GradientRows(ABC):
     """The gradients q with respect to the raw readout at the nodes of some pieces.
 
-    Weights below 1e-11 of the largest may be taken for zero, so that no product is denormal.
+    Weights may be taken for zero where products of them and e^−60 are denormal.
     """
 
     @property
@@ -70,15 +78,18 @@ def slopes_at(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
 
 def values_at_ends(
     rows: ChordRows, value: Value, chord: Int[Tensor, " end"], at_end: Bool[Tensor, " end"]
-) -> Float[Tensor, " end"]:
-    """Evaluate a value at the start or end of chords, in float64.
+) -> Float[Tensor, "2 end"]:
+    """Evaluate a value, and its ceiling, at the start or end of chords, in float64.
 
     One row instead of the two of a place between makes this several times cheaper.
     """
     nodes = Nodes(chord, at_end.double()[:, None])
     if not isinstance(value, TokenValue):
-        blocks = [nodes.select(block) for block in blocks_of(rows, nodes)]
-        return torch.cat([slopes_at(rows, value, block).values[:, 0] for block in blocks])
+        found = []
+        for block in blocks_of(rows, nodes):
+            at_block = slopes_at(rows, value, nodes.select(block))
+            found.append(torch.stack([at_block.values[:, 0], at_block.ceilings[:, 0]]))
+        return torch.cat(found, dim=1)
     states = torch.where(at_end, rows.chords.end[chord], rows.chords.start[chord])
     columns = value.columns(rows.chords.tokens[chord])
     scale = rows.readout.transform.scale * rows.inverse_norm(nodes)[0]
@@ -93,7 +104,16 @@ def values_at_ends(
         maximum = row.amax(1, keepdim=True)
         total = row.sub_(maximum).clamp_min_(SMALLEST_EXPONENT).exp_().sum(1).double().log()
         log_normalizers.append(logits[block, 0] + maximum[:, 0].double() + total)
-    return value.of_tokens(logits, torch.cat(log_normalizers))
+    log_normalizer = torch.cat(log_normalizers)
+    return torch.stack([value.of_tokens(logits, log_normalizer), log_normalizer - logits[:, 0]])
+
+
+def token_logits_at(
+    rows: ChordRows, value: TokenValue, nodes: Nodes
+) -> Float[Tensor, "piece node token"]:
+    """Return the logits that a value needs, without touching the vocabulary."""
+    columns = value.columns(rows.chords.tokens[nodes.chord])
+    return _at_tokens(rows, nodes, columns, rows.mixture(nodes)[0])[1]
 
 
 def blocks_of(rows: ChordRows, nodes: Nodes) -> list[slice]:
@@ -114,13 +134,8 @@ class _SoftmaxRows(GradientRows):
         self.columns = value.columns(rows.chords.tokens[nodes.chord])
         self.mix, self.mix_slope = rows.mixture(nodes)
         self.softcap = rows.readout.transform.softcap
-        start, end = rows.chords.start[nodes.chord, None], rows.chords.end[nodes.chord, None]
-        at_tokens = [rows.rows[start, self.columns], rows.rows[end, self.columns]]
-        self.ends = torch.stack(at_tokens, dim=1).double()
-        raw = torch.bmm(self.mix, self.ends)
-        if rows.offset is not None:
-            raw = raw + rows.offset[self.columns][:, None].double()
-        self.logits, self.damping = _transformed(raw, self.softcap)
+        found = _at_tokens(rows, nodes, self.columns, self.mix)
+        raw, self.logits, self.damping, self.ends = found
         self.slices: list[tuple[slice, Tensor, Tensor]] = []
         self.maximum = torch.full_like(raw[:, :, 0], -torch.inf)
         parts = []
@@ -132,7 +147,7 @@ class _SoftmaxRows(GradientRows):
             parts.append((maximum, sums))
             self.slices.append((columns, maximum, weights))
             self.maximum = torch.maximum(self.maximum, maximum)
-        # Σ e^z, Σ e^z T′ and Σ e^z T′ (A, B), all relative to the first token.
+        # Σ e^z, Σ e^z T′ and Σ e^z T′ (A, B, probes), (A, B) relative to the first token.
         self.sums = torch.zeros_like(parts[0][1])
         for maximum, part in parts:
             self.sums += torch.exp(maximum - self.maximum)[:, :, None] * part
@@ -167,23 +182,39 @@ class _SoftmaxRows(GradientRows):
         if damping is not None:
             damped = weights.mul_(damping).sum(2)
         pulls = torch.bmm(weights, ends.transpose(1, 2))
-        sums = torch.cat([torch.stack([total, damped], dim=2), pulls], dim=2)
-        return maximum.double(), sums.double(), weights
+        sums = [torch.stack([total, damped], dim=2), pulls]
+        if len(rows.probe_rows):
+            probes = weights.flatten(0, 1) @ rows.probe_rows[:, columns].T
+            sums.append(probes.view(n_pieces, n_nodes, -1))
+        return maximum.double(), torch.cat(sums, dim=2).double(), weights
 
     @property
     def sizes(self) -> Tensor:
-        return self.by_total.abs().amax(1)
+        return torch.maximum(self.by_total.abs().amax(1), self.at_tokens.abs().amax((1, 2)))
 
     def pulls(self) -> Tensor:
         """Return q · A and q · B."""
         first = self.ends[:, :, :1]
         shifted = torch.bmm(self.by_tokens, (self.ends - first).transpose(1, 2))
-        shifted = shifted + self.by_total[:, :, None] * self.sums[:, :, 2:]
+        shifted = shifted + self.by_total[:, :, None] * self.sums[:, :, 2:4]
         left = self.by_tokens.sum(2) + self.by_total * self.sums[:, :, 1]
         return shifted + left[:, :, None] * first.transpose(1, 2)
 
+    def probe_products(self, rows: ChordRows) -> Tensor:
+        """Return q · R of the probes."""
+        at_tokens = rows.probe_rows[:, self.columns].permute(1, 2, 0).double()
+        of_tokens = torch.bmm(self.by_tokens, at_tokens)
+        return of_tokens + self.by_total[:, :, None] * self.sums[:, :, 4:]
+
+    def ceiling_slopes(self) -> Tensor:
+        """Return the derivatives of the log-normaliser above the first token's logit."""
+        means = self.sums[:, :, 1:4] / self.sums[:, :, :1]
+        damping = means[:, :, :1] - self.damping[:, :, :1]
+        return means[:, :, 1:] + damping * self.ends[:, None, :, 0]
+
     def add_to(self, total: Tensor, owners: Tensor, weights: Tensor) -> None:
-        of_softmax = F.hardshrink(weights * self.by_total, _SMALLEST_WEIGHT)
+        smallest = torch.finfo(total.dtype).tiny * math.exp(-SMALLEST_EXPONENT)
+        of_softmax = F.hardshrink(weights * self.by_total, smallest)
         of_tokens = (weights[:, :, None] * self.at_tokens).sum(1).to(total)
         for columns, maximum, exponentials in self.slices:
             mix = (of_softmax * torch.exp(maximum - self.maximum)).to(exponentials)
@@ -194,11 +225,31 @@ class _SoftmaxRows(GradientRows):
             total[:, columns].index_add_(0, owners, added)
 
 
+def _at_tokens(
+    rows: ChordRows, nodes: Nodes, columns: Tensor, mix: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return tokens' logits before and after the softcap, its derivative, and A and B there."""
+    start, end = rows.chords.start[nodes.chord, None], rows.chords.end[nodes.chord, None]
+    ends = torch.stack([rows.rows[start, columns], rows.rows[end, columns]], dim=1).double()
+    raw = torch.bmm(mix, ends)
+    if rows.offset is not None:
+        raw = raw + rows.offset[columns][:, None].double()
+    return raw, *_transformed(raw, rows.readout.transform.softcap), ends
+
+
 def _of_token_value(rows: ChordRows, value: TokenValue, nodes: Nodes) -> Slopes:
     softmax = _SoftmaxRows(rows, nodes, value)
     values = value.of_tokens(softmax.logits, softmax.log_normalizer)
     pulls = softmax.pulls()
-    return Slopes(values, (softmax.mix_slope * pulls).sum(2), pulls, softmax)
+    return Slopes(
+        values=values,
+        slopes=(softmax.mix_slope * pulls).sum(2),
+        pulls=pulls,
+        probes=rows.along_probes(nodes, softmax.probe_products(rows), pulls),
+        ceilings=softmax.log_normalizer - softmax.logits[:, :, 0],
+        ceiling_slopes=softmax.ceiling_slopes(),
+        rows=softmax,
+    )
 
 
 def _transformed(raw: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
@@ -235,4 +286,18 @@ def _of_whole_rows(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
         gradients = gradients * (1 - (logits / softcap).square())
     pulls = torch.bmm(gradients, ends.transpose(1, 2)).double()
     values = value.evaluate(logits, targets).double()
-    return Slopes(values, (mix_slope * pulls).sum(2), pulls, _WholeRows(gradients))
+    probes = (gradients.flatten(0, 1) @ rows.probe_rows.T).view(*nodes.at.shape, -1).double()
+    top = logits.argmax(2)
+    at_top = ends.gather(2, top[:, None].expand(-1, 2, -1)).transpose(1, 2).double()
+    ceilings = (mix * at_top).sum(2)
+    if rows.offset is not None:
+        ceilings = ceilings + rows.offset[top].double()
+    return Slopes(
+        values=values,
+        slopes=(mix_slope * pulls).sum(2),
+        pulls=pulls,
+        probes=rows.along_probes(nodes, probes, pulls),
+        ceilings=ceilings,
+        ceiling_slopes=at_top,
+        rows=_WholeRows(gradients),
+    )

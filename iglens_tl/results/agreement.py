@@ -35,8 +35,8 @@ def pairwise_agreement_by_target(results: Sequence[LensData]) -> pd.DataFrame:
     for first, second in combinations(results, 2):
         _, left, right = common_changes(first, second)
         part = index.copy()
-        part.insert(0, "lens", first.lens)
-        part.insert(1, "other", second.lens)
+        part.insert(0, "lens", first.name)
+        part.insert(1, "other", second.name)
         part["rank_correlation"] = rank_correlations(left, right)
         part["sign_agreement"] = sign_agreements(left, right)
         parts.append(part)
@@ -53,7 +53,7 @@ def pairwise_agreement(results: Sequence[LensData], *, seed: int = 0) -> pd.Data
     """
     by_target = pairwise_agreement_by_target(results)
     rows = []
-    for first, second in combinations([data.lens for data in results], 2):
+    for first, second in combinations([data.name for data in results], 2):
         part = by_target[(by_target["lens"] == first) & (by_target["other"] == second)]
         ranks = np.asarray(part["rank_correlation"], dtype=float)
         ranks = ranks[~np.isnan(ranks)]
@@ -86,7 +86,7 @@ def monotonicity(results: Sequence[LensData]) -> pd.DataFrame:
         direction = np.sign(data.final - data.baseline)[:, None]
         against = np.clip(-direction * data.changes, 0, None)
         part = target_index(data).to_frame(index=False)
-        part.insert(0, "lens", data.lens)
+        part.insert(0, "lens", data.name)
         part["violations"] = (against > _SMALLEST_CHANGE).sum(axis=1)
         part["backtracking"] = against.sum(axis=1)
         parts.append(part)

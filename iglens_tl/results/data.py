@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
+
+Kind: TypeAlias = Literal["credit", "level", "effect", "value"]
+"""What the numbers of a result are.
+
+"credit": they sum to `final − baseline`. "level": what is read out at the end of each segment.
+"effect": what a separate intervention on each segment does. "value": anything else that is read
+along the layers, such as conductances.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Provenance:
 
     Attributes:
         model: The model's name, backend, sizes and precision.
+        lens: What readers call the lens ("label") and what its numbers are ("measures").
         options: The lens's options.
         checks: How closely the readout reproduces the model.
         versions: Versions of the packages involved.
@@ -70,6 +79,7 @@ class Provenance:
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
+    lens: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     checks: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +97,7 @@ class LensData:
     Attributes:
         lens: The lens's name.
         unit: The unit of `values`.
-        additive: Whether `values` sum to `final − baseline` (up to the completeness error).
+        kind: What `values` are; see `Kind`.
         segments: Labels of the parts of the model, lowest first: "embed", "L0", "L0.attn", …
         texts: The texts, by prompt index.
         targets: The attributed tokens.
@@ -98,17 +108,15 @@ class LensData:
         ranks: `[target, segment]`, the target's rank at the end of each segment, 1 for the most
             probable token; None if not computed.
         top: The most probable tokens at the end of each segment; None if not computed.
-        cumulative: Whether what is no credit is read along the layers (levels, conductances), so
-            that the differences of levels say what changes in a segment. False for separate
-            effects, of which every one says it by itself.
         statistics: By name, `[target, segment]` numbers that are known of each segment's end, such
             as "entropy" and "kl_to_final" (KL from the model's own distribution), in nats.
         provenance: Where the numbers come from.
+        label: Under what name the result stands among others; None for the lens's.
     """
 
     lens: str
     unit: str
-    additive: bool
+    kind: Kind
     segments: tuple[str, ...]
     texts: tuple[Text, ...]
     targets: tuple[Target, ...]
@@ -118,12 +126,14 @@ class LensData:
     final: Float[np.ndarray, " target"]
     ranks: Int[np.ndarray, "target segment"] | None = None
     top: TopTokens | None = None
-    cumulative: bool = True
     statistics: Mapping[str, Float[np.ndarray, "target segment"]] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
+    label: str | None = None
 
     def __post_init__(self) -> None:
         """Check that the shapes agree and make the arrays read-only."""
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"unknown kind {self.kind!r}; choose one of {get_args(Kind)}")
         shape = (len(self.targets), len(self.segments))
         arrays = {"values": self.values, "levels": self.levels, "ranks": self.ranks}
         arrays |= self.statistics
@@ -145,13 +155,14 @@ class LensData:
         return self.values.sum(axis=1)
 
     @property
-    def kind(self) -> str:
-        """What the values are: "credit", "level", "effect", or "value" for anything else."""
-        if self.additive:
-            return "credit"
-        if not self.cumulative:
-            return "effect"
-        return "level" if np.array_equal(self.values, self.levels) else "value"
+    def name(self) -> str:
+        """The name under which the result stands among others: its label, or its lens's name."""
+        return self.label or self.lens
+
+    @property
+    def additive(self) -> bool:
+        """Whether `values` sum to `final − baseline`, up to the completeness error."""
+        return self.kind == "credit"
 
     @property
     def changes(self) -> Float[np.ndarray, "target segment"]:

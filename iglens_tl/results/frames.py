@@ -44,7 +44,7 @@ def tidy_frame(data: LensData) -> pd.DataFrame:
     n_targets, n_segments = data.values.shape
     index = target_index(data).to_frame(index=False)
     frame = index.loc[index.index.repeat(n_segments)].reset_index(drop=True)
-    frame.insert(0, "lens", data.lens)
+    frame.insert(0, "lens", data.name)
     frame["segment"] = list(data.segments) * n_targets
     frame["value"] = data.values.reshape(-1)
     frame["level"] = data.levels.reshape(-1)

@@ -21,7 +21,7 @@ from iglens_tl.results.data import LensData, Provenance, Target, Text, TopTokens
 from iglens_tl.results.frames import tidy_frame
 
 _FORMAT = "iglens_tl.LensResult"
-_VERSION = 1
+_VERSION = 2
 _KEY = b"iglens_tl"
 
 
@@ -115,8 +115,8 @@ def _header(data: LensData) -> dict[str, Any]:
         "version": _VERSION,
         "lens": data.lens,
         "unit": data.unit,
-        "additive": data.additive,
-        "cumulative": data.cumulative,
+        "kind": data.kind,
+        "label": data.label,
         "statistics": list(data.statistics),
         "provenance": asdict(data.provenance),
         "segments": list(data.segments),
@@ -151,8 +151,8 @@ def _fields(header: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
     return {
         "lens": header["lens"],
         "unit": header["unit"],
-        "additive": header["additive"],
-        "cumulative": header.get("cumulative", True),
+        "kind": header["kind"],
+        "label": header["label"],
         "segments": tuple(segments),
         "texts": tuple(Text(tuple(t["ids"]), tuple(t["tokens"])) for t in header["texts"]),
         "targets": tuple(

@@ -9,20 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.adapter import ModelAdapter, is_local
 from iglens_tl.readout import Readout
-
-
-def is_local(name: str) -> bool:
-    """Tell whether a name is a path, which says nothing about which model it is."""
-    return name.startswith((".", "/", "~")) or "\\" in name or Path(name).expanduser().is_dir()
 
 
 def known_names(adapter: ModelAdapter) -> list[str]:
     """Return the names by which a model is known, other than the folders that it was read from."""
     config = getattr(getattr(adapter.model, "original_model", None), "config", None)
     sources = (
-        adapter.name if adapter.name != "unnamed model" else None,
+        adapter.path if adapter.path != "unnamed model" else None,
         getattr(adapter.tokenizer, "name_or_path", None),
         getattr(config, "_name_or_path", None),
     )

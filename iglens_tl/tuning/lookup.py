@@ -63,7 +63,7 @@ def demo_translators() -> Translators:
 
 def _is_demo(adapter: ModelAdapter) -> bool:
     source = getattr(adapter.tokenizer, "name_or_path", None)
-    if adapter.name != "demo" and not (source and Path(str(source)) == DEMO_FOLDER):
+    if adapter.path != "demo" and not (source and Path(str(source)) == DEMO_FOLDER):
         return False
     # A model of that name that somebody else made has another shape.
     shipped = demo_translators()

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.models.adapter import Model, ModelAdapter, adapt, is_local, short_name
 from iglens_tl.tuning.checkpoint import Checkpoint
-from iglens_tl.tuning.identity import is_local, known_names, unembed_hash
+from iglens_tl.tuning.identity import known_names, unembed_hash
 from iglens_tl.tuning.loss import DivergenceLoss
 from iglens_tl.tuning.packing import NO_TOKEN, TextsOrIds, pack_texts
 from iglens_tl.tuning.progress import progress_bar
@@ -245,8 +245,9 @@ class Trainer:
     def translators(self) -> Translators:
         """Return the translators as they are now."""
         names = known_names(self.adapter)
-        name = names[0] if names else self.adapter.name
-        base = str(Path(name).expanduser().resolve()) if is_local(name) else name
+        name = names[0] if names else self.adapter.path
+        # A relative path says that the model was read from a folder, and tells of no other one.
+        base = f"./{short_name(name)}" if is_local(name) else name
         return Translators(
             weight=torch.stack([weight.detach().cpu() for weight in self.weights]),
             bias=torch.stack([b.detach().cpu() for b in self.biases]) if self.biases else None,

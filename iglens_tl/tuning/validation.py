@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.adapter import ModelAdapter, is_local
 from iglens_tl.tuning.identity import (
     folding_of,
-    is_local,
     known_names,
     same_name,
     unembed_hash,

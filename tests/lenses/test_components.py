@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from iglens_tl import components, ig_lens
-from iglens_tl.lenses.components import COMPONENT_ESTIMATORS, plan_components
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.running import run_lenses
-from iglens_tl.lenses.splits import COMPONENT_PATHS, SPLITS
+from iglens_tl.lenses.base import measure
+from iglens_tl.lenses.decomposition.components import COMPONENT_ESTIMATORS, Components
+from iglens_tl.lenses.decomposition.splits import COMPONENT_PATHS, SPLITS
+from iglens_tl.lenses.ig import IGLens
 from iglens_tl.models import NotApplicableError, adapt
 from iglens_tl.results.segments import parse_segment
+from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
+from tests.support.closeness import assert_identical
 from tests.support.native import native_bridge, native_hooked
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -90,10 +92,9 @@ def assert_later_positions_get_nothing(result):
 
 def run_together(model, *options, **choice):
     """Return the delta credits of layers and, in one run, components with some options each."""
-    adapter = adapt(model)
-    lenses = [plan_ig_lens(adapter, estimator="delta", top_k=0)]
-    lenses += [plan_components(adapter, **chosen) for chosen in options]
-    return run_lenses(adapter, lenses, TEXT, **choice).results
+    lenses = [IGLens(estimator="delta", top_k=0)]
+    lenses += [Components(**chosen) for chosen in options]
+    return measure(begin_trace(model, TEXT, **choice), lenses).results
 
 
 def tamed(model):
@@ -308,7 +309,7 @@ def test_the_result_names_its_options_and_survives_a_file(toy, tmp_path):
         path = result.save(tmp_path / f"result.{ending}")
         loaded = type(result).load(path)
         assert loaded.segments == result.segments
-        np.testing.assert_array_equal(loaded.values, result.values)
+        assert_identical(loaded.values, result.values)
 
 
 def test_unknown_and_contradictory_options_are_explained(toy):
@@ -338,6 +339,6 @@ def test_unknown_and_contradictory_options_are_explained(toy):
 
 
 def test_the_example_in_the_documentation_is_right():
-    module = importlib.import_module("iglens_tl.lenses.components")
+    module = importlib.import_module("iglens_tl.lenses.decomposition.components")
     failures, tried = doctest.testmod(module)
     assert not failures and tried

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import direct_logit_attribution, load_model, logit_lens
+from iglens_tl import LogitDifference, direct_logit_attribution, load_model, logit_lens
 from iglens_tl.models import adapt
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
+from tests.support.closeness import assert_close_to
 from tests.support.native import native_bridge, native_hooked
 
 TARGETS = torch.tensor(IDS[1:])
@@ -30,13 +31,13 @@ def columns_sum(frame, prefix):
 @pytest.mark.parametrize(("name", "backend", "dtype"), EVERY_MODEL_AND_DTYPE)
 def test_rows_sum_to_the_models_logit_before_the_softcap(toy_model, name, backend, dtype, split):
     model = toy_model(name, backend, dtype)
-    result = direct_logit_attribution(model, IDS, split=split)
+    result = direct_logit_attribution(model, IDS, by=split)
     logits = model_logits(model)
     expected = logits.gather(1, TARGETS[:, None])[:, 0].numpy()
     scale = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(result.sums, expected, atol=1e-5 * scale, rtol=0)
     np.testing.assert_allclose(result.completeness_error, 0, atol=1e-5 * scale)
-    np.testing.assert_allclose(result.levels[:, -1], result.sums)
+    assert_close_to(result.levels[:, -1], result.sums)
     assert result.unit == "logit"
 
 
@@ -44,7 +45,7 @@ def test_rows_sum_to_the_models_logit_before_the_softcap(toy_model, name, backen
 def test_heads_and_sublayers_add_up_to_their_layers(toy_model, name, backend):
     model = toy_model(name, backend)
     layers, sublayers, heads = (
-        direct_logit_attribution(model, IDS, split=split).to_frame()
+        direct_logit_attribution(model, IDS, by=split).to_frame()
         for split in ("layer", "sublayer", "head")
     )
     for layer in range(3):
@@ -59,7 +60,7 @@ def test_a_head_is_credited_with_what_it_writes_towards_the_target(toy_model, na
     model = toy_model(name, backend)
     adapter = adapt(model)
     last = adapter.n_layers - 1
-    frame = direct_logit_attribution(model, IDS, split="head").to_frame()
+    frame = direct_logit_attribution(model, IDS, by="head").to_frame()
     tokens = torch.tensor([IDS])
     _, cache = model.run_with_cache(tokens)
     readout = adapter.readout
@@ -84,12 +85,15 @@ def test_layer_shares_are_the_increments_of_the_frozen_logit_lens(toy):
         np.testing.assert_allclose(shares[f"L{layer}"], levels.changes[:, layer + 1], atol=1e-4)
 
 
-@pytest.mark.parametrize("contrast", [" w9", 9])
-def test_a_contrast_is_subtracted(toy, contrast):
+@pytest.mark.parametrize("other", [" w9", 9])
+def test_a_logit_difference_is_the_difference_of_the_shares(toy, other):
     text = "w17 w42 w5 w88 w23"
-    result = direct_logit_attribution(toy, text, targets=[" w30", " w61"], contrast=contrast)
-    separate = direct_logit_attribution(toy, text, targets=[30, 61, 9])
-    np.testing.assert_allclose(result.values, separate.values[:2] - separate.values[2], atol=1e-10)
+    value = LogitDifference(" w30", other)
+    result = direct_logit_attribution(toy, text, targets=[" w61"], value=value)
+    separate = direct_logit_attribution(toy, text, targets=[30, 9])
+    np.testing.assert_allclose(
+        result.values[0], np.diff(separate.values[::-1], axis=0)[0], atol=1e-10
+    )
     assert result.unit == "logit difference"
 
 
@@ -112,14 +116,14 @@ def test_folding_moves_no_sublayers_share(normalization_type):
     folded = native_hooked(normalization_type=normalization_type)
     folded.process_weights_(fold_ln=True, center_writing_weights=False, center_unembed=False)
     own, other = (
-        direct_logit_attribution(model, IDS, split="sublayer").to_frame() for model in (raw, folded)
+        direct_logit_attribution(model, IDS, by="sublayer").to_frame() for model in (raw, folded)
     )
     for column in (
         "embed",
         *(f"L{layer}.{part}" for layer in range(3) for part in ("attn", "mlp")),
     ):
         np.testing.assert_allclose(own[column], other[column], atol=2e-4)
-    by_head = direct_logit_attribution(folded, IDS, split="head").to_frame()
+    by_head = direct_logit_attribution(folded, IDS, by="head").to_frame()
     np.testing.assert_allclose(by_head["sum"], own["sum"], atol=2e-4)
 
 
@@ -133,7 +137,7 @@ def test_folding_moves_no_sublayers_share(normalization_type):
 )
 def test_models_without_mlp_or_final_norm_are_split_as_well(options):
     model = native_bridge(**options)
-    result = direct_logit_attribution(model, IDS, split="head")
+    result = direct_logit_attribution(model, IDS, by="head")
     expected = model_logits(model).gather(1, TARGETS[:, None])[:, 0]
     np.testing.assert_allclose(result.sums, expected, atol=1e-4, rtol=1e-5)
     assert ("L0.mlp" in result.segments) == ("attn_only" not in options)
@@ -142,10 +146,12 @@ def test_models_without_mlp_or_final_norm_are_split_as_well(options):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"split": "neuron"}, ValueError, "unknown split 'neuron'; choose one of layer"),
-        ({"contrast": 97}, ValueError, "contrast token id 97 is not in the vocabulary"),
-        ({"contrast": " w9 w8"}, ValueError, "is 2 tokens"),
-        ({"contrast": 1.5}, TypeError, "contrast must be text or integer token ids, got float"),
+        ({"by": "neuron"}, ValueError, "unknown split by 'neuron'; choose one of layer"),
+        ({"value": "prob"}, ValueError, "no value 'prob': with a frozen norm only logits are lin"),
+        ({"value": LogitDifference(9, 97)}, ValueError, "value token id 97 is not in the vocab"),
+        ({"value": LogitDifference(9, " w9 w8")}, ValueError, "is 2 tokens"),
+        ({"value": LogitDifference(9, 1.5)}, TypeError, "must be text or integer token ids, got f"),
+        ({"contrast": " w9"}, TypeError, "direct_logit_attribution has no option 'contrast'; it h"),
     ],
 )
 def test_bad_options_are_named(toy, options, error, message):
@@ -157,4 +163,4 @@ def test_heads_that_do_not_add_up_are_an_error(toy_folder):
     model = load_model(toy_folder("llama"))
     hook = ("blocks.1.hook_attn_out", lambda output, hook: output * 1.5 + 1)
     with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="heads of layer 1 do not"):
-        direct_logit_attribution(model, IDS, split="head")
+        direct_logit_attribution(model, IDS, by="head")

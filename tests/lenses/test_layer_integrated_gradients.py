@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import CompletenessWarning, ig_lens, layer_integrated_gradients
-from iglens_tl.lenses import path_values
-from iglens_tl.lenses.layer_integrated_gradients import LAYER_BASELINES
-from iglens_tl.lenses.registry import LENSES
-from iglens_tl.lenses.trace import collect_trace
+from iglens_tl import (
+    CompletenessWarning,
+    LayerIntegratedGradients,
+    ig_lens,
+    layer_integrated_gradients,
+)
+from iglens_tl.lenses import input_paths
+from iglens_tl.lenses.layer_ig import LAYER_BASELINES
 from iglens_tl.models import adapt, capture
-from iglens_tl.prompts import build_requests
+from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, IDS
+from tests.support.closeness import assert_close_to, assert_far_from
 
 PROMPT, NEXT = IDS[:6], IDS[6]
 # Their routing jumps along the path, and no integral of gradients sees a jump.
@@ -36,7 +40,7 @@ def test_each_layer_sums_to_its_own_difference(toy_model, name, backend):
     model = toy_model(name, backend)
     adapter = adapt(model)
     steps = 2 if name in EXPERTS else 60
-    result = measure(model, view="total", n_steps=steps)
+    result = measure(model, positions="all", n_steps=steps)
     sites = [adapter.embed_site, *(adapter.post_site(layer) for layer in range(3))]
     states = capture(adapter, torch.tensor([PROMPT]), dict.fromkeys(sites, torch.clone))
     assert result.segments == ("embed", "L0", "L1", "L2")
@@ -49,7 +53,7 @@ def test_each_layer_sums_to_its_own_difference(toy_model, name, backend):
         assert (result.levels - result.values)[0, segment] == pytest.approx(own, abs=1e-4)
         if name not in EXPERTS:
             assert result.values[0, segment] == pytest.approx(result.final[0] - own, abs=0.02)
-    assert result.baseline[0] == (result.levels - result.values)[0, 0]
+    assert_close_to(result.baseline[0], (result.levels - result.values)[0, 0])
     expected = ig_lens(model, PROMPT, targets=[NEXT], value="logprob").final
     np.testing.assert_allclose(result.final, expected, atol=1e-6)
 
@@ -58,7 +62,7 @@ def test_each_layer_sums_to_its_own_difference(toy_model, name, backend):
 def test_the_last_layer_acts_through_the_read_position_only(toy_model, name, backend):
     model = toy_model(name, backend)
     options = {"n_steps": 3, "layers": [2]}
-    last, total = (measure(model, view=view, **options) for view in ("last", "total"))
+    last, total = (measure(model, positions=view, **options) for view in ("read", "all"))
     assert last.segments == ("embed", "L2")
     np.testing.assert_allclose(last.values[:, -1], total.values[:, -1], rtol=1e-4, atol=1e-5)
 
@@ -72,7 +76,7 @@ def test_under_a_baseline_input_every_layer_explains_the_same(toy_model, baselin
 
 def test_gauss_legendre_converges_fast(toy_model):
     model = toy_model("gpt2", "bridge", "float64")
-    result = measure(model, view="total", n_steps=100)
+    result = measure(model, positions="all", n_steps=100)
     np.testing.assert_allclose(result.levels, result.final[:, None].repeat(4, 1), atol=1e-6)
 
 
@@ -85,7 +89,7 @@ def test_the_zero_baseline_of_a_model_with_norms_is_flagged(toy):
 def test_the_size_of_the_parts_changes_nothing(toy, monkeypatch, baseline):
     options = {"targets": [NEXT, 30], "n_steps": 6, "baseline": baseline, "value": "logit"}
     whole = measure(toy, **options)
-    monkeypatch.setattr(path_values, "TOKENS_PER_PASS", 18)
+    monkeypatch.setattr(input_paths, "TOKENS_PER_PASS", 18)
     parts = measure(toy, **options)
     np.testing.assert_allclose(parts.values, whole.values, atol=1e-4, rtol=1e-4)
 
@@ -96,15 +100,15 @@ def test_targets_and_prompts_are_measured_as_one_by_one(toy):
     for number, prompt in enumerate((PROMPT, IDS)):
         for place, target in enumerate((NEXT, 30)):
             single = measure(toy, prompt, targets=[target], **options)
-            np.testing.assert_allclose(both.values[2 * number + place], single.values[0], 1e-4)
+            found = both.values[2 * number + place]
+            assert_close_to(found, single.values[0], dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("baseline", "extra"), [("mean", 0), ("input_zero", 1)])
 def test_passes_count_every_node_of_every_layer(toy, baseline, extra):
     adapter = adapt(toy)
-    lens = LENSES["layer_integrated_gradients"](adapter, n_steps=50, baseline=baseline)
-    requests = build_requests(adapter, [PROMPT, IDS], targets=[NEXT, 30, 31])
-    trace = collect_trace(adapter, requests, [lens.needs()], {})
+    lens = LayerIntegratedGradients(n_steps=50, baseline=baseline)
+    trace = begin_trace(adapter, [PROMPT, IDS], targets=[NEXT, 30, 31])
     assert lens.passes(trace) == (2 * (4 * 51 + extra), 2 * 3 * 4 * 51)
 
 
@@ -115,12 +119,12 @@ def test_a_users_hooks_stay_active_and_the_model_is_left_as_it_was(toy_folder):
     model.requires_grad_(True)
     adapter = adapt(model)
     silence = (adapter.attn_site(1), lambda update, hook: torch.zeros_like(update))
-    untouched = measure(model, view="total", value="logit")
+    untouched = measure(model, positions="all", value="logit")
     with torch.no_grad(), model.hooks(fwd_hooks=[silence]):
-        result = measure(model, view="total", value="logit")
+        result = measure(model, positions="all", value="logit")
         expected = ig_lens(model, PROMPT, targets=[NEXT], value="logit").final
-    np.testing.assert_allclose(result.final, expected)
-    assert result.final != pytest.approx(untouched.final)
+    assert_close_to(result.final, expected, dtype=torch.float32)
+    assert_far_from(result.final, untouched.final)
     np.testing.assert_allclose(result.levels[:, 1:], result.final[:, None].repeat(3, 1), atol=0.01)
     assert model.training
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
@@ -129,7 +133,7 @@ def test_a_users_hooks_stay_active_and_the_model_is_left_as_it_was(toy_folder):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"view": "sublayer"}, ValueError, "unknown view 'sublayer'; choose one of last, total"),
+        ({"positions": "some"}, ValueError, "unknown positions 'some'; choose one of read, all"),
         ({"baseline": "embed"}, ValueError, "unknown baseline 'embed'; choose one of mean"),
         ({"value": "odds"}, ValueError, "unknown value 'odds'"),
         ({"layers": [9]}, ValueError, "layer 9 is out of range"),
@@ -157,17 +161,15 @@ def test_captum_finds_the_same_integrated_gradients(toy_model):
         return logits.log_softmax(-1)[:, NEXT]
 
     options = {"baseline": "input_mean", "n_steps": 20}
-    ours = {view: measure(model, view=view, **options) for view in ("last", "total")}
+    ours = {view: measure(model, positions=view, **options) for view in ("read", "all")}
     for layer in range(3):
         lens = captum.LayerIntegratedGradients(log_probability, model.blocks[layer].hook_out)
         theirs = lens.attribute(states, baselines=baseline, n_steps=20)[0].sum(-1).detach()
-        assert ours["last"].values[0, layer + 1] == pytest.approx(theirs[-1].item(), abs=1e-6)
-        assert ours["total"].values[0, layer + 1] == pytest.approx(theirs.sum().item(), abs=1e-6)
+        assert ours["read"].values[0, layer + 1] == pytest.approx(theirs[-1].item(), abs=1e-6)
+        assert ours["all"].values[0, layer + 1] == pytest.approx(theirs.sum().item(), abs=1e-6)
 
 
 def test_the_examples_run():
-    outcome = doctest.testmod(
-        importlib.import_module("iglens_tl.lenses.layer_integrated_gradients")
-    )
+    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.layer_ig"))
     assert outcome.attempted > 0
     assert outcome.failed == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from iglens_tl import ig_lens
+from iglens_tl import ig_lens, reference_ig_lens
 from tests.conftest import STORIES
 from tests.support.cases import IDS
 
@@ -44,20 +44,17 @@ def reference_credits(hf_model, ids, layers, estimator, n_steps, baseline):
 @pytest.mark.parametrize("estimator", ["delta", "riemann"])
 @pytest.mark.parametrize("layers", [None, [1]])
 @pytest.mark.filterwarnings("ignore::iglens_tl.lenses.estimators.CompletenessWarning")
-def test_reference_compat_reproduces_the_references_numbers(
-    toy_model, toy_folder, estimator, layers, baseline
-):
+def test_the_references_numbers_are_reproduced(toy_model, toy_folder, estimator, layers, baseline):
     hf_model = AutoModelForCausalLM.from_pretrained(toy_folder("llama"))
     indices = [1, 2, 3] if layers is None else [2, 3]
     expected = reference_credits(hf_model, IDS, indices, estimator, 8, baseline)
-    result = ig_lens(
+    result = reference_ig_lens(
         toy_model("llama"),
         IDS,
         layers=layers,
         baseline=baseline,
         estimator=estimator,
         n_steps=None if estimator == "delta" else 8,
-        reference_compat=True,
     )
     assert result.segments == tuple(f"L{index - 1}" for index in indices)
     np.testing.assert_allclose(result.values, expected, atol=1e-5)
@@ -66,7 +63,7 @@ def test_reference_compat_reproduces_the_references_numbers(
 
 def test_the_reference_states_another_probability_than_the_model(stories):
     prompt = "Once upon a time, there was a little girl named"
-    reference = ig_lens(stories, prompt, generate=1, reference_compat=True)
+    reference = reference_ig_lens(stories, prompt, generate=1)
     assert reference.final[0] == pytest.approx(0.82, abs=5e-3)
     hf_model = AutoModelForCausalLM.from_pretrained(STORIES)
     with torch.no_grad():

@@ -24,12 +24,13 @@ from iglens_tl import (
     layer_integrated_gradients,
     logit_lens,
 )
-from iglens_tl.lenses.components import plan_components
-from iglens_tl.lenses.ig_lens import plan_ig_lens
-from iglens_tl.lenses.running import run_lenses
+from iglens_tl.lenses import Components, IGLens
+from iglens_tl.lenses.base import measure
 from iglens_tl.models import adapt
+from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.chords import states_of
+from tests.support.closeness import assert_close_to, assert_identical
 
 TEXT = IDS[:6]
 PROMPT, NEXT = TEXT[:-1], TEXT[1:]
@@ -113,9 +114,9 @@ def test_levels_and_credits_of_every_value_are_those_of_plain_logits(
 ):
     model = toy_model(name, backend)
     adapter = adapt(model)
-    lenses = [plan_ig_lens(adapter, value=value, top_k=0) for value in EVERY_VALUE]
-    lenses += [plan_components(adapter, value=value) for value in SPLIT_ON_EVERY_FAMILY]
-    results = run_lenses(adapter, lenses, TEXT).results
+    lenses = [IGLens(value=value, top_k=0) for value in EVERY_VALUE]
+    lenses += [Components(value=value) for value in SPLIT_ON_EVERY_FAMILY]
+    results = measure(begin_trace(adapter, TEXT), lenses).results
     logits = [adapter.readout.logits(state) for state in states_of(model, TEXT)]
     # Log-probabilities are logits too, up to a constant that only the logit itself sees.
     hugging_face = hf_probs(name, TEXT)[:-1].log()
@@ -151,11 +152,11 @@ def test_estimators_and_paths_of_components_agree_on_every_value(toy_model, valu
         {"by": "head", "path": "sublayers"},
         {"by": "head", "estimator": "idgi", "n_steps": 2},
     ]
-    lenses = [plan_ig_lens(adapter, value=value, top_k=0)]
-    lenses += [plan_components(adapter, value=value, **chosen) for chosen in options]
-    lenses += [plan_ig_lens(adapter, value=value, estimator="gradient", top_k=0)]
-    lenses += [plan_components(adapter, value=value, by="head", path="straight")]
-    exact, *results, straight = run_lenses(adapter, lenses, TEXT).results
+    lenses = [IGLens(value=value, top_k=0)]
+    lenses += [Components(value=value, **chosen) for chosen in options]
+    lenses += [IGLens(value=value, estimator="gradient", top_k=0)]
+    lenses += [Components(value=value, by="head", path="straight")]
+    exact, *results, straight = measure(begin_trace(adapter, TEXT), lenses).results
     scale = max(1.0, abs(exact.levels).max())
     for result in results:
         coarse = result if result.lens == "ig_lens" else result.by_layer()
@@ -172,7 +173,7 @@ def test_the_logit_lens_reads_the_levels_of_every_value(toy_model, value):
     levels, credits = logit_lens(model, TEXT, value=value), ig_lens(model, TEXT, value=value)
     np.testing.assert_allclose(levels.values, credits.levels, atol=1e-12)
     assert levels.unit == credits.unit == UNITS[name_of(value)]
-    np.testing.assert_array_equal(levels.ranks, credits.ranks)
+    assert_identical(levels.ranks, credits.ranks)
 
 
 @BY_NAME
@@ -212,7 +213,7 @@ def test_leave_one_out_is_the_effect_of_skipping_a_layer_on_every_value(toy_mode
 def test_gradients_through_the_model_explain_the_change_of_every_value(toy_model, name, value):
     model = toy_model(name, "bridge")
     usual = ig_lens(model, PROMPT, targets=[42], value=value, top_k=0)
-    options = {"targets": [42], "value": value, "view": "total"}
+    options = {"targets": [42], "value": value, "positions": "all"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CompletenessWarning)
         flow = layer_conductance(model, PROMPT, n_steps=150, **options)
@@ -291,7 +292,7 @@ def test_candidates_are_no_sequence(toy, lens):
         lens(toy, PROMPT, targets=[5, 9], value="sequence_logprob")
     one = lens(toy, PROMPT, targets=[5], value="sequence_logprob")
     other = lens(toy, PROMPT, targets=[5], value="logprob")
-    np.testing.assert_array_equal(one.values, other.values)
+    assert_close_to(one.values, other.values, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("ending", ["json", "parquet"])
@@ -300,9 +301,9 @@ def test_the_result_of_a_sequence_survives_a_file(toy, tmp_path, ending):
     loaded = LensResult.load(result.save(tmp_path / f"sequence.{ending}"))
     assert loaded.targets == result.targets and loaded.segments == result.segments
     for field in ("values", "levels", "baseline", "final"):
-        np.testing.assert_array_equal(getattr(loaded, field), getattr(result, field))
+        assert_identical(getattr(loaded, field), getattr(result, field))
     assert loaded.ranks is None and loaded.provenance.notes == result.provenance.notes
-    np.testing.assert_allclose(loaded.to_frame()["sum"], result.values.sum(1))
+    assert_close_to(loaded.to_frame()["sum"], result.values.sum(1))
     assert len(loaded.contributors(top=3)) == 4
     loaded.waterfall(0)
     loaded.heatmap()

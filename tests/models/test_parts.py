@@ -9,11 +9,10 @@ import transformers
 from iglens_tl import load_model
 from iglens_tl.models import NotApplicableError, adapt, capture, split_heads
 from iglens_tl.models.adapter import bridge_class
-from iglens_tl.models.embeddings import embedding_sites
-from iglens_tl.models.neurons import split_neurons
-from iglens_tl.models.sources import head_values
+from iglens_tl.models.components import embedding_sites, head_values, split_neurons
 from tests.conftest import family
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS, TL_VERSION
+from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 from tests.support.families import Family, write_folder
 from tests.support.native import native_bridge, native_hooked
 
@@ -71,7 +70,7 @@ def error_of_heads(model, layer):
     heads = split_heads(adapter, layer, found[z_site], found[out_site])
     written = [found[z_site][:, h] @ heads.weight[h] for h in range(len(heads.weight))]
     total = sum(written) + (0 if heads.bias is None else heads.bias)
-    return largest_error(heads.gain * total, found[out_site])
+    return largest_error(heads.scale * total, found[out_site])
 
 
 def error_of_neurons(model, layer):
@@ -81,7 +80,7 @@ def error_of_neurons(model, layer):
     neurons = split_neurons(adapter, layer, found[site], found[out_site])
     written = found[site][:, :, None] * neurons.weight
     total = written.sum(1) + (0 if neurons.bias is None else neurons.bias)
-    return largest_error(neurons.gain * total, found[out_site])
+    return largest_error(neurons.scale * total, found[out_site])
 
 
 def reads(model, layer):
@@ -156,7 +155,7 @@ def test_the_embeddings_of_tokens_and_positions_add_up_to_the_state(
     sites = embedding_sites(adapt(model))
     found = states(model, [site for _, site in sites] + ["blocks.0.hook_resid_pre"])
     total = sum(found[site] for _, site in sites)
-    assert torch.equal(total, found["blocks.0.hook_resid_pre"])
+    assert_close_to(total, found["blocks.0.hook_resid_pre"])
     learned = name in LEARNED_POSITIONS
     assert [label for label, _ in sites] == (["embed", "pos_embed"] if learned else ["embed"])
 
@@ -173,9 +172,10 @@ def test_one_part_of_the_embedding_knows_only_tokens_the_other_only_positions(
         dict.fromkeys(sites.values(), torch.clone),
     )
     tokens, positions = two[sites["embed"]], two[sites["pos_embed"]]
-    assert torch.equal(tokens[0, 0], tokens[0, 1]) and torch.equal(tokens[0, 3], tokens[1, 0])
-    assert torch.equal(positions[0], positions[1])
-    assert not torch.allclose(positions[0, 0], positions[0, 1])
+    assert_identical(tokens[0, 0], tokens[0, 1])
+    assert_identical(tokens[0, 3], tokens[1, 0])
+    assert_identical(positions[0], positions[1])
+    assert_far_from(positions[0, 0], positions[0, 1])
 
 
 @pytest.mark.parametrize(("name", "backend"), WITHOUT_LATER_NORM)
@@ -193,7 +193,7 @@ def test_a_neuron_writes_what_is_missing_without_it(toy_model, name, backend):
 
     with model.hooks(fwd_hooks=[(site, without_neuron)]):
         ablated = states(model, [out_site])[out_site]
-    written = neurons.gain * found[site][:, 7, None] * neurons.weight[7]
+    written = neurons.scale * found[site][:, 7, None] * neurons.weight[7]
     error = (found[out_site] - ablated - written).abs().max()
     assert error < 1e-5 * found[out_site].abs().max()
 
@@ -222,9 +222,9 @@ def test_flattened_values_are_taken_apart(toy):
     values, pattern, z = states(toy, sites).values()
     pattern = pattern.transpose(0, 1)
     whole = head_values(adapter, 1, values, pattern, z)
-    assert torch.equal(head_values(adapter, 1, values.flatten(1), pattern, z), whole)
+    assert_close_to(head_values(adapter, 1, values.flatten(1), pattern, z), whole)
     some = torch.tensor([2, 5])
-    assert torch.equal(head_values(adapter, 1, values, pattern[some], z[some]), whole)
+    assert_close_to(head_values(adapter, 1, values, pattern[some], z[some]), whole)
 
 
 @pytest.mark.parametrize(("name", "backend"), MIXTURES)
@@ -257,7 +257,7 @@ def test_half_precision_is_held_to_its_own_rounding(toy_folder):
     activations, mlp_out = (state.float() for state in states(model, sites).values())
     neurons = split_neurons(adapter, 1, activations, mlp_out)
     assert neurons.weight.dtype == torch.float32
-    assert 1e-4 < largest_error(neurons.gain * (activations @ neurons.weight), mlp_out) < 5e-2
+    assert 1e-4 < largest_error(neurons.scale * (activations @ neurons.weight), mlp_out) < 5e-2
 
 
 @pytest.mark.parametrize("name", ["opt", "llama"])

@@ -81,7 +81,7 @@ def test_the_labels_of_the_lenses_are_in_the_grammar(toy_model):
     model = toy_model("gpt2")
     text = "w17 w42 w5"
     for result in (
-        ig_lens(model, text, sublayers=True),
-        direct_logit_attribution(model, text, split="head"),
+        ig_lens(model, text, by="sublayer"),
+        direct_logit_attribution(model, text, by="head"),
     ):
         assert [parse_segment(label).label for label in result.segments] == list(result.segments)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iglens_tl.models import adapt
-from iglens_tl.models.embeddings import embedding_sites
+from iglens_tl.models.components import embedding_sites
 from iglens_tl.readout import Readout
 
 

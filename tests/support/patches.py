@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iglens_tl.causal import PatchingResult, activation_patching
+from iglens_tl.interventions import PatchingResult, activation_patching
 from tests.support.cases import IDS
 
 CLEAN = IDS[:4]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from iglens_tl.lens_result import LensResult
 from iglens_tl.results import Provenance
+from iglens_tl.results.lens import LensResult
 from tests.support.results import make_component_result, make_result
 
 UNITS = {"prob": "probability", "logprob": "nats", "logit": "logit"}

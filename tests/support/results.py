@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from iglens_tl.lens_result import LensResult
 from iglens_tl.results import Provenance, Target, Text, TopTokens
 from iglens_tl.results import segments as labels
+from iglens_tl.results.lens import LensResult
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -41,7 +41,7 @@ def make_result(
     return LensResult(
         lens="ig_lens",
         unit=unit,
-        additive=additive,
+        kind="credit" if additive else "level",
         segments=("embed", *(f"L{layer}" for layer in range(n_segments - 1))),
         texts=(Text(tuple(range(n_targets + 1)), ("<s>", *tokens)),),
         targets=tuple(Target(0, i, i + 1, token) for i, token in enumerate(tokens)),

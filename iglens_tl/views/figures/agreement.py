@@ -37,7 +37,7 @@ def agreement_figure(
     """Draw one metric for all credits, a panel for each kind of effects, with intervals.
 
     Args:
-        table: What `iglens_tl.causal.agreement` returns, or several of these tables in one.
+        table: What `iglens_tl.evaluation.agreement` returns, or several of these tables in one.
         metric: The metric.
         nulls: Names of credits that are drawn in grey, beside those with shuffled layers.
 

@@ -1,0 +1,390 @@
+"""Whether lenses say the same as interventions, on a list of prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from iglens_tl.arguments import Count
+from iglens_tl.evaluation.runs import Measured, Report, Runs, fingerprint
+from iglens_tl.evaluation.tables import NULLS, agreement_tables
+from iglens_tl.files import write_atomically
+from iglens_tl.interventions.effects import INTERVENTIONS, LayerEffects, Scope
+from iglens_tl.interventions.skip_curves import SkipCurves
+from iglens_tl.lenses.compare import Lenses, resolve_lenses
+from iglens_tl.models import Model, ModelAdapter, adapt
+from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, bind_value, build_requests
+from iglens_tl.readout import Value, ValueLike
+from iglens_tl.results import Provenance
+from iglens_tl.results.lens import LensResult
+from iglens_tl.resume import Parts
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
+
+DEFAULT_LENSES = ("ig_lens", "direct_logit_attribution")
+DEFAULT_INTERVENTIONS = ("skip", "mean", "resample", "early_exit")
+_PAGE_WIDTH = 1060
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Validation:
+    """How far lenses agree with interventions on some prompts.
+
+    Attributes:
+        table: One row per credits, effects and metric, as from `agreement`: `mean`, `low` and
+            `high`, the ends of its 95 % interval, `items` and `note`. The nulls are rows whose
+            credits end in ", layers shuffled", ", random target" or ", random weights".
+        by_item: One row per credits, effects and target, as from `agreement_by_item`.
+        curves: The value with layers skipped in the order of the credits.
+        credits: By name, what the lenses measured.
+        effects: By intervention, what taking each layer out does.
+        provenance: Model, options, checks, versions and date.
+    """
+
+    table: pd.DataFrame
+    by_item: pd.DataFrame
+    curves: SkipCurves
+    credits: Mapping[str, LensResult]
+    effects: Mapping[str, LensResult]
+    provenance: Provenance
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know, in sentences."""
+        return self.provenance.notes
+
+    @property
+    def nulls(self) -> tuple[str, ...]:
+        """Names of credits that stand for chance."""
+        return tuple(n for n in dict.fromkeys(self.table["credits"]) if n.endswith(NULLS))
+
+    def figure(self, *, metric: str = "spearman") -> Figure:
+        """Draw one metric for all credits; see `iglens_tl.views.figures.agreement_figure`."""
+        from iglens_tl.views.figures import agreement_figure
+
+        return agreement_figure(self.table, metric=metric, nulls=self.nulls)
+
+    def curves_figure(self) -> Figure:
+        """Draw the mean skip curves; see `iglens_tl.views.figures.skip_curves_figure`."""
+        return self.curves.figure()
+
+    def layers_figure(self) -> Figure:
+        """Draw the mean credits beside the mean effects, layer by layer."""
+        from iglens_tl.views.figures import layers_figure
+
+        return layers_figure(self.credits, self.effects)
+
+    def to_html(self) -> str:
+        """Return a page that says what was compared, with tables and figures, self-contained."""
+        from iglens_tl.views.validation import validation_page
+
+        narrow = self.figure().update_layout(width=_PAGE_WIDTH)
+        figures = [self.layers_figure(), narrow, self.curves_figure()]
+        return validation_page(self.table, figures, self.provenance, nulls=NULLS).decode()
+
+    def write_html(self, path: str | Path) -> Path:
+        """Write the page; an interruption leaves no part of it.
+
+        Raises:
+            ValueError: If the path cannot be written.
+        """
+        page = self.to_html()
+        return write_atomically(path, lambda target: target.write_text(page, encoding="utf-8"))
+
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import validation_table
+
+        return validation_table(self.table, self.provenance, NULLS)
+
+    def __repr__(self) -> str:
+        """Say what the validation holds in one line."""
+        data = next(iter(self.credits.values()))
+        return (
+            f"Validation({', '.join(self.credits)} against {', '.join(self.effects)}: "
+            f"{len(data.targets)} targets of {len(data.texts)} prompts, "
+            f"{self.provenance.model.get('name', 'unnamed model')})"
+        )
+
+
+def validate(
+    model: Model,
+    prompts: Prompts,
+    *,
+    lenses: Lenses = DEFAULT_LENSES,
+    interventions: Names = DEFAULT_INTERVENTIONS,
+    scope: Scope | str = "all",
+    value: ValueLike = "prob",
+    answer: Tokens | None = None,
+    generate: Count | None = None,
+    nulls: bool = True,
+    reference: PromptLike | None = None,
+    n_draws: Count = 16,
+    seed: Count = 0,
+    prepend_bos: bool | None = None,
+    folder: str | Path | None = None,
+    chunk_size: Count = 32,
+    names: Names | None = None,
+    report: Report | None = None,
+) -> Validation:
+    """Compare what lenses credit layers with to what happens when the layers are taken out.
+
+    Args:
+        model: A `HookedTransformer` or `TransformerBridge`. With `nulls` its weights are random for
+            a while; they are put back, also after an interruption.
+        prompts: A list of texts, chats or token ids. Equal ones count each.
+        lenses: Lenses or names of lenses, or a mapping from labels to lenses, as in `compare`.
+            Components of layers are added up.
+        interventions: Names of interventions, as in `layer_effects`.
+        scope: "all" or "last", as in `layer_effects`; skip curves always skip at all positions.
+        value: What is measured, of single tokens: on both sides, and along skip curves. Options of
+            a lens may name another one.
+        answer: The continuation of every prompt whose tokens are measured, or a list with one entry
+            for each prompt.
+        generate: Measure up to this many greedily generated tokens instead. Without both, the
+            model's own next token is measured.
+        nulls: Also measure what chance gives: the credits with their layers shuffled, credits of
+            another token, drawn at random, in place of the target, and credits and effects both in
+            the model with random weights. Lenses that were fitted to the model are left out of the
+            last.
+        reference: Texts for "mean" and "resample"; None for the package's own.
+        n_draws: As in `layer_effects`.
+        seed: Seed of everything that is drawn.
+        prepend_bos: As for `ig_lens`.
+        folder: Where finished parts are kept, so that the same call goes on after an interruption,
+            to the same numbers. Use one for each call.
+        chunk_size: How many prompts are measured together, and lost by an interruption.
+        names: What errors call the prompts, by default "prompt 0", …
+        report: Called before each step with the number of steps done, that of all steps, and what
+            comes now.
+
+    Raises:
+        TypeError: For arguments of a wrong kind.
+        ValueError: For unknown names, prompts that do not fit the model, a value of whole
+            continuations, or a folder of another run.
+
+    Example:
+        >>> from iglens_tl import load_model, validate
+        >>> capitals = ["The capital of Vietnam is", "The capital of France is"]
+        >>> found = validate(load_model("demo"), capitals, interventions=["skip"], nulls=False)
+        >>> sorted(found.credits)
+        ['direct_logit_attribution', 'ig_lens']
+    """
+    adapter = adapt(model)
+    of_value = bind_value(adapter, value)
+    if of_value.sums_over_targets:
+        raise ValueError(f"the value {of_value.name} adds up a continuation; use logprob")
+    made = resolve_lenses(lenses, value=of_value)
+    check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))
+    effect_options = resolve_effects(interventions, scope, n_draws, reference, prepend_bos)
+    for name, options in effect_options.items():
+        LayerEffects(intervention=name, value=of_value, seed=seed, **options).bind(adapter)
+    called = name_prompts(prompts, names)
+    ids = [prompt_ids(adapter, *pair, prepend_bos) for pair in zip(prompts, called, strict=True)]
+    answers = answers_of_prompts(answer, len(prompts))
+    if answer is not None and generate is not None:
+        raise ValueError("give only one of answer and generate")
+    if answer is None and generate is None:
+        generate = 1
+    options = {
+        "lenses": {name: {"lens": lens.name, **vars(lens)} for name, lens in made.items()},
+        "interventions": list(effect_options),
+        "scope": scope,
+        **of_value.provenance(),
+        "generate": generate,
+        "nulls": nulls,
+        "n_draws": n_draws,
+        "seed": seed,
+        "chunk_size": chunk_size,
+    }
+    parts = None
+    if folder is not None:
+        texts = {"prompts": ids, "answer": answers, "reference": reference}
+        parts = Parts(folder, settings_of(adapter, of_value, options, texts))
+
+    def request(index: int) -> Request:
+        choice = {"answer": answers[index], "generate": generate, "prepend_bos": prepend_bos}
+        try:
+            return build_requests(adapter, prompts[index], **choice)[0]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{called[index]}: {error}") from error
+
+    runs = Runs(
+        adapter=adapter,
+        lenses=made,
+        effect_options=effect_options,
+        value=of_value,
+        seed=seed,
+        nulls=nulls,
+        chunk_size=chunk_size,
+        parts=parts,
+        report=report or _tell_nobody,
+    )
+    requests = runs.targets(len(prompts), request)
+    measured = runs.measure(requests)
+    measured, notes = _without_equal_targets(measured)
+    table, by_item = agreement_tables(measured, nulls=nulls, seed=seed)
+    return Validation(
+        table=table,
+        by_item=by_item,
+        curves=measured.curves,
+        credits=measured.credits,
+        effects=measured.effects,
+        provenance=_provenance(measured, options, _repeats(requests) + notes),
+    )
+
+
+def _tell_nobody(done: int, total: int, what: str) -> None:
+    del done, total, what
+
+
+def _without_equal_targets(measured: Measured) -> tuple[Measured, tuple[str, ...]]:
+    """Leave out random targets where the value is the same for every target."""
+    other = {
+        name: result
+        for name, result in measured.random_targets.items()
+        if not np.allclose(result.final, measured.credits[name].final, rtol=1e-3)
+    }
+    same = [name for name in measured.random_targets if name not in other]
+    notes = (f"no random targets of {', '.join(same)}: the value has no target",) if same else ()
+    return replace(measured, random_targets=other), notes
+
+
+def _repeats(requests: Sequence[Request]) -> tuple[str, ...]:
+    n_repeated = len(requests) - len(set(requests))
+    if not n_repeated:
+        return ()
+    return (f"{n_repeated} of {len(requests)} prompts repeat an earlier one and count again",)
+
+
+def _provenance(measured: Measured, options: dict[str, Any], notes: tuple[str, ...]) -> Provenance:
+    results = {**measured.credits, **measured.effects}
+    described = next(iter(results.values())).provenance
+    of_results = [note for result in results.values() for note in result.provenance.notes]
+    lenses = {
+        name: measured.credits[name].provenance.options
+        for name in options["lenses"]
+        if name in measured.credits
+    }
+    return replace(
+        described,
+        options={**options, "lenses": lenses},
+        notes=tuple(dict.fromkeys((*notes, *measured.notes, *of_results))),
+    )
+
+
+if TYPE_CHECKING:
+    Names: TypeAlias = Sequence[str]
+    Prompts: TypeAlias = Sequence[PromptLike]
+else:  # anything may arrive here; it is answered with a readable error
+    Names = Prompts = Any
+
+_WITH_TEXTS = ("mean", "resample")
+
+
+def resolve_effects(
+    interventions: Names,
+    scope: str,
+    n_draws: int,
+    reference: PromptLike | None,
+    prepend_bos: bool | None,
+) -> dict[str, dict[str, Any]]:
+    """Return the options of every intervention."""
+    if isinstance(interventions, str) or not isinstance(interventions, Sequence):
+        raise TypeError(f"interventions must be a list of names, got {interventions!r}")
+    known = ", ".join(INTERVENTIONS)
+    if not interventions:
+        raise ValueError(f"interventions is empty; choose from {known}")
+    for name in interventions:
+        if name not in INTERVENTIONS:
+            raise ValueError(f"unknown intervention {name!r}; choose from {known}")
+        if list(interventions).count(name) > 1:
+            raise ValueError(f"intervention {name!r} is given twice")
+    with_texts = [name for name in interventions if name in _WITH_TEXTS]
+    if reference is not None and not with_texts:
+        raise ValueError(
+            f"reference texts are for {' and '.join(_WITH_TEXTS)}, which are not among the "
+            "interventions"
+        )
+    common = {"scope": scope, "n_draws": n_draws, "prepend_bos": prepend_bos}
+    return {
+        name: {**common, "reference": reference} if name in with_texts else common
+        for name in interventions
+    }
+
+
+def name_prompts(prompts: Prompts, names: Names | None) -> list[str]:
+    """Return what errors call the prompts."""
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        raise TypeError(f"prompts must be a list of prompts, got {type(prompts).__name__}")
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one")
+    called = [f"prompt {i}" for i in range(len(prompts))] if names is None else list(names)
+    if len(called) != len(prompts):
+        raise ValueError(f"got {len(prompts)} prompts but {len(called)} names")
+    return called
+
+
+def prompt_ids(
+    adapter: ModelAdapter, prompt: PromptLike, called: str, prepend_bos: bool | None
+) -> list[int]:
+    """Return the token ids of one prompt."""
+    try:
+        found, is_batch = as_prompts(adapter, prompt, prepend_bos=prepend_bos)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{called}: {error}") from error
+    if is_batch:
+        raise TypeError(f"{called} is a batch; give one text, chat or list of token ids each")
+    return list(found[0].ids)
+
+
+def answers_of_prompts(answer: Tokens | None, n_prompts: int) -> list[Any]:
+    """Return one answer for each prompt."""
+    if not isinstance(answer, (list, tuple)):
+        return [answer] * n_prompts
+    if len(answer) != n_prompts:
+        raise ValueError(f"got {n_prompts} prompts but {len(answer)} answers")
+    return list(answer)
+
+
+def check_counts(**counts: tuple[Any, int]) -> None:
+    """Refuse numbers that are no integers of at least the given size."""
+    for name, (number, least) in counts.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
+
+
+def settings_of(
+    adapter: ModelAdapter, value: Value, options: Mapping[str, Any], texts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all that the numbers depend on."""
+    plain = {**options, **_digests(texts), "value": [value.name, vars(value)]}
+    model = {
+        "model": adapter.name,
+        "backend": adapter.backend,
+        "dtype": str(adapter.dtype),
+        "device": str(adapter.device),
+        "weights": fingerprint(adapter),
+    }
+    return {**model, **json.loads(json.dumps(plain, default=_plain))}
+
+
+def _digests(texts: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(json.dumps(content, default=_plain).encode()).hexdigest()
+        for name, content in texts.items()
+    }
+
+
+def _plain(option: Any) -> Any:
+    """Return what stands for an option that JSON cannot hold."""
+    if hasattr(option, "tolist"):
+        return option.tolist()
+    return getattr(option, "fingerprint", None) or repr(option)
