@@ -35,6 +35,7 @@ format: $(VENV)/.ready-dev
 ## Print the tables of speed and memory.
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.comparison
+	$(BIN)/python -m experiments.benchmarks.ragged
 	$(BIN)/python -m experiments.benchmarks.conductance
 	$(BIN)/python -m experiments.benchmarks.components
 	$(BIN)/python -m experiments.benchmarks.skipping
