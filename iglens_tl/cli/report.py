@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _DEFAULT = "ig_lens,logit_lens,tuned_lens,direct_logit_attribution"
 _VALUES = ("prob", "logprob", "logit")
-_MAX_TARGETS_OF_HEADS = 64
+_MAX_TARGETS_OF_HEADS = 256
 
 
 def report(

@@ -12,6 +12,8 @@ from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import shorten, show_label, show_token
 
 _MAX_LABEL = 14
+# Room for the sentence below the title.
+_MIN_WIDTH = 840
 
 
 def patching_heatmap(
@@ -61,7 +63,7 @@ def patching_heatmap(
             "text": show_token(title or heading),
             "subtitle": {"text": _subtitle(data)},
         },
-        width=max(640, 220 + 62 * n_positions),
+        width=max(_MIN_WIDTH, 220 + 62 * n_positions),
         height=max(340, 240 + 26 * n_layers),
         margin={"l": 70, "r": 30, "t": 90, "b": 120},
         coloraxis={
