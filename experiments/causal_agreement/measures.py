@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from iglens_tl.lenses.credit_orders import PATHS
 from torch import Tensor
 
 from experiments.causal.items import Item
@@ -20,7 +21,6 @@ from iglens_tl import CompletenessWarning, TunedLensWarning, activation_patching
 from iglens_tl.interventions.effects import plan_layer_effects
 from iglens_tl.lenses.base import Lens, run_lenses
 from iglens_tl.lenses.conductance import plan_layer_conductance
-from iglens_tl.lenses.credit_orders import PATHS
 from iglens_tl.lenses.decomposition.components import plan_components
 from iglens_tl.lenses.dla import plan_direct_logit_attribution
 from iglens_tl.lenses.ig import plan_ig_lens

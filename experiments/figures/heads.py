@@ -20,13 +20,13 @@ from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS, counted, finish
 from iglens_tl import LensResult, components
 from iglens_tl.lenses.assembly import assemble
-from iglens_tl.lenses.baselines import resolve_baseline
 from iglens_tl.lenses.base import Lens, run_lenses
+from iglens_tl.lenses.baselines import resolve_baseline
 from iglens_tl.lenses.decomposition.splits import Split
-from iglens_tl.trace import Needs, Trace
 from iglens_tl.models import ModelAdapter
 from iglens_tl.readout import Point, Reading, inverse_norms, raw_logits, token_directions
 from iglens_tl.results.segments import parse_segment
+from iglens_tl.trace import Needs, Trace
 from iglens_tl.views.figures.style import signed_scale
 from iglens_tl.views.text import shorten, show_blanks
 

@@ -30,8 +30,8 @@ from experiments.path_study.conditions import (
 )
 from iglens_tl import LensResult, embedded_reference_texts, layer_effects
 from iglens_tl.lenses import CompletenessWarning
-from iglens_tl.lenses.ig import plan_ig_lens
 from iglens_tl.lenses.base import Lens, Run, run_lenses
+from iglens_tl.lenses.ig import plan_ig_lens
 from iglens_tl.models import ModelAdapter, NotApplicableError, capture
 from iglens_tl.prompts.tokenization import encode_text
 from iglens_tl.readout import Targets, Value, ValueLike

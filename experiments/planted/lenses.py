@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from iglens_tl.lenses.credit_orders import PATHS
 from jaxtyping import Float
 
 from experiments.planted.vocabulary import reference_texts
 from iglens_tl.interventions.effects import plan_layer_effects
 from iglens_tl.lenses.base import Lens, run_lenses
 from iglens_tl.lenses.conductance import plan_layer_conductance
-from iglens_tl.lenses.credit_orders import PATHS
 from iglens_tl.lenses.decomposition.components import plan_components
 from iglens_tl.lenses.dla import plan_direct_logit_attribution
 from iglens_tl.lenses.ig import plan_ig_lens
