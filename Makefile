@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint format bench components experiments planted path-study causal-agreement figures notebooks demo-model demo-lens clean
+.PHONY: demo test test-tl4 lint lint-js format bench components experiments planted path-study causal-agreement figures notebooks demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -22,6 +22,11 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	@if command -v npm > /dev/null; then $(MAKE) lint-js; else echo "without npm, JavaScript is not checked"; fi
+
+## Check the scripts of HTML pages: lint, types, and that plotly's script is the published one.
+lint-js: js/node_modules/.ready
+	npm --prefix js run --silent check
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix
@@ -75,7 +80,7 @@ demo-lens: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.tuned_lens.train_demo
 
 clean:
-	rm -rf $(VENV) $(VENV4) build dist out *.egg-info
+	rm -rf $(VENV) $(VENV4) build dist out *.egg-info js/node_modules
 
 # Torch first: the other packages then keep this build instead of asking for the newest one.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -86,6 +91,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+js/node_modules/.ready: js/package.json js/package-lock.json
+	npm --prefix js ci --no-audit --no-fund
 	touch $@
 
 $(VENV4)/.ready-dev: pyproject.toml constraints.txt

@@ -13,7 +13,7 @@ from iglens_tl.models.adapter import Model, ModelAdapter, adapt
 from iglens_tl.models.batching import TOKENS_PER_PASS, cut_padding, pad_right, shared_passes
 from iglens_tl.models.capture import capture
 from iglens_tl.models.checks import check_model
-from iglens_tl.models.embeddings import embedding_sites
+from iglens_tl.models.components import embedding_sites
 from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, build_requests, token_string
 from iglens_tl.prompts.tokenization import decode
 from iglens_tl.results.data import Target, Text
@@ -171,7 +171,8 @@ class Trace:
     def collect(self, needs: Iterable[Needs]) -> None:
         """Run the model once for whatever of the needs the trace does not hold yet.
 
-        Texts share forward passes, and of whole texts only what a reduction keeps is held.
+        Texts share forward passes, as `models.batching.shared_passes` decides, and of whole texts
+        only what a reduction keeps is held.
 
         Raises:
             ValueError: If a state is NaN or infinite, or a given cache lacks a hook.

@@ -125,7 +125,7 @@ def test_predictions_are_compared_with_the_models_in_the_papers_direction(toy):
             assert table["KL to the model", layer, position] == pytest.approx(expected, abs=1e-4)
             common = set(p.argsort()[-5:]) & set(final.argsort()[-5:])
             overlap = table["top-5 overlap", layer, position]
-            assert overlap == pytest.approx(len(common) / 5)
+            assert overlap == pytest.approx(len(common) / 5, abs=1e-9)
     assert table.index.get_level_values("position").min() == 1
 
 
@@ -141,14 +141,14 @@ def test_every_quantity_is_summed_up_by_its_layer(toy_setting, tables):
         for what in ("ratio", "cosine"):
             for part, numbers in of_layer[what]:
                 row = found.loc[(f"{what} of {part}", layer)]
-                assert row["mean"] == pytest.approx(numbers.mean())
-                assert row["median"] == pytest.approx(numbers.median())
+                assert row["mean"] == pytest.approx(numbers.mean(), abs=1e-9)
+                assert row["median"] == pytest.approx(numbers.median(), abs=1e-9)
                 assert row["max"] == numbers.max()
         assert found.loc[("prediction, all tokens", layer), "mean"] == pytest.approx(
             effects[layer].mean()
-        )
+        , abs=1e-9)
     for (quantity, layer), rows in of_predictions.groupby(["quantity", "layer"]):
-        assert found.loc[(quantity, layer), "mean"] == pytest.approx(rows["value"].mean())
+        assert found.loc[(quantity, layer), "mean"] == pytest.approx(rows["value"].mean(), abs=1e-9)
         assert found.loc[(quantity, layer), "n"] == len(ids) - 1
 
 
@@ -161,11 +161,11 @@ def test_the_skip_matrix_has_the_skipped_block_first(toy_setting, tables):
     assert len(rows) == n_layers * (n_layers - 1) // 2
     for (skipped, layer), row in rows.iterrows():
         assert skipped < layer
-        assert row["mean"] == pytest.approx(float(changes[skipped, layer].mean()))
-        assert row["max"] == pytest.approx(float(changes[skipped, layer].max()))
+        assert row["mean"] == pytest.approx(float(changes[skipped, layer].mean()), abs=1e-9)
+        assert row["max"] == pytest.approx(float(changes[skipped, layer].max()), abs=1e-9)
     figure = depth.draw_skips(table)
     drawn = np.array(figure.data[0].z, dtype=float)
-    assert drawn[0, 1] == pytest.approx(rows.loc[(0, 1), "mean"])
+    assert drawn[0, 1] == pytest.approx(rows.loc[(0, 1), "mean"], abs=1e-9)
     assert np.isnan(drawn[1, 0])
 
 
@@ -183,7 +183,8 @@ def test_depth_scores_are_weighted_by_their_own_effects(toy_setting, tables):
         ("credit", "max"): torch.from_numpy(abs(credit).max(0)),
     }
     found = tables["depth_scores"].set_index(["score", "statistic"])["depth"]
-    assert found.to_dict() == pytest.approx({k: depth_score(v) for k, v in expected.items()})
+    scores = {k: depth_score(v) for k, v in expected.items()}
+    assert found.to_dict() == pytest.approx(scores, abs=1e-9)
 
 
 def test_differences_of_depth_are_paired_where_the_questions_are_the_same():
@@ -207,7 +208,7 @@ def test_intervals_of_differences_are_those_of_the_mean():
     left, right = rng.normal(1, 2, 400), rng.normal(0, 1, 300)
     apart = unpaired_difference(left, right)
     error = np.sqrt(left.var() / 400 + right.var() / 300)
-    assert apart.mean == pytest.approx(left.mean() - right.mean())
+    assert apart.mean == pytest.approx(left.mean() - right.mean(), abs=1e-9)
     assert (apart.high - apart.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
     assert paired_difference(left, left - 1) == replace(
         paired_difference(left, left), mean=1.0, low=1.0, high=1.0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from experiments.benchmarks.measuring import extra_memory_mb
 from experiments.figures import answer_map, completeness, costs, heads, lenses, onsets
 from experiments.figures import reference as reference_figure
 from experiments.figures import setting as setting_module
@@ -26,6 +27,7 @@ from iglens_tl import components, direct_logit_attribution, ig_lens
 from iglens_tl.cli.validate import PromptLine
 from iglens_tl.models import adapt
 from iglens_tl.results.onset import onset_index
+from tests.support.closeness import assert_identical
 
 LINES = (
     PromptLine(1, "The capital of Vietnam is", " Hanoi"),
@@ -90,7 +92,7 @@ def test_the_answer_map_holds_the_onsets_of_the_result(adapter):
     half = table["value"].abs().groupby(table["position"]).cumsum()
     total = table["value"].abs().groupby(table["position"]).transform("sum")
     expected = table[half >= total / 2].groupby("position")["segment"].first()
-    assert table.groupby("position")["onset, mass"].first().equals(expected.rename("onset, mass"))
+    assert_identical(table.groupby("position")["onset, mass"].first(), expected)
     figure = drawn.figures["answer_map"]
     assert figure.layout.coloraxis.colorbar.title.text == "probability credit"
     result = ig_lens(adapter, setting.question, generate=answer_map.ANSWER_LENGTH)
@@ -306,4 +308,8 @@ def test_costs_are_drawn_for_every_axis():
 def test_a_cost_is_time_and_memory():
     found = measure("ig_lens, delta", Size(tokens=16, layers=2, vocabulary=4_096))
     assert found["seconds"] > 0
-    assert found["memory_mb"] >= 0
+    assert 0 <= found["memory_mb"] < 1_000
+
+
+def test_extra_memory_is_what_a_call_takes():
+    assert extra_memory_mb(lambda: np.ones(2**23)) == pytest.approx(64, abs=8)

@@ -22,6 +22,7 @@ from experiments.path_study.study import Study, measure
 from iglens_tl import LogitDifference, ig_lens
 from iglens_tl.models import adapt
 from iglens_tl.resume import Parts
+from tests.support.closeness import assert_close_to
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +165,11 @@ def test_one_item_is_too_few_to_judge_means():
 
 def test_places_in_depth_are_those_of_absolute_credit():
     credits = pd.DataFrame([[0, 1, -1, 0], [4, 0, 0, -4], [0, 0, 0, 0]], columns=list(_LABELS))
-    np.testing.assert_allclose(centre_of_mass(credits), [1.5, 1.5, np.nan])
-    np.testing.assert_allclose(onset_layer(credits), [1, 0, np.nan])
+    assert_close_to(centre_of_mass(credits), [1.5, 1.5, np.nan])
+    assert_close_to(onset_layer(credits), [1, 0, np.nan])
     coarse = pd.DataFrame([[1, -1], [5, -4], [0, 0]], columns=["L1", "L3"])
     assert onset_layer(coarse).tolist()[:2] == [1, 1]
-    np.testing.assert_allclose(coarse_gap(coarse, credits), [0, 1 / 9, np.nan])
+    assert_close_to(coarse_gap(coarse, credits), [0, 1 / 9, np.nan])
 
 
 _LABELS = ("L0", "L1", "L2", "L3")

@@ -95,7 +95,7 @@ def report(
                 with messages.status("crediting the heads"):
                     credits, missing = _credit_heads(loaded, text, value, choice, bool(heads))
         notes = [] if missing is None else [missing]
-        written = first.report(html, others=others, heads=credits, notes=notes)
+        written = first.report(html, others=others, heads=credits, why_no_heads=missing or "")
         skipped = [f"{name} left out: {reason}" for name, reason in first.skipped.items()]
         tell_notes(messages, [*skipped, *notes], caught)
     tell_written(messages, [written])

@@ -34,7 +34,7 @@ from iglens_tl.lenses.assembly import assemble, levels_of
 from iglens_tl.lenses.base import Lens, state_point
 from iglens_tl.lenses.orders.state_values import value_coalitions, value_states
 from iglens_tl.models.adapter import Model, ModelAdapter
-from iglens_tl.models.batching import TOKENS_PER_PASS, batches_of_equal_length
+from iglens_tl.models.batching import TOKENS_PER_PASS, pad_right, shared_passes
 from iglens_tl.models.branching import Branches, run_branches
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.prompts import PromptLike, Request, Tokens, bind_value
@@ -350,10 +350,10 @@ class Intervention(_Effects):
         updates, texts_of_draws = self._updates(trace.requests)
         first_targets = _first_targets(trace.requests)
         # Few texts at a time, which leave most rows of a pass to their copies.
-        lengths = [len(request.ids) for request in trace.requests]
-        for group in batches_of_equal_length(lengths, TOKENS_PER_PASS // 8):
+        texts = [request.ids for request in trace.requests]
+        for group in shared_passes(self.adapter, texts, tokens_per_pass=TOKENS_PER_PASS // 8):
             branches = self._branches(trace.requests, group)
-            length = len(trace.requests[group[0]].ids)
+            length = max(len(texts[index]) for index in group)
             size = max(1, TOKENS_PER_PASS // length - len(group))
             for first in range(0, len(branches), size):
                 part = branches[first : first + size]
@@ -429,7 +429,7 @@ class Intervention(_Effects):
         texts_of_draws: Sequence[Sequence[int]],
     ) -> Float[Tensor, "row d_model"]:
         """Run some copies and return their states where they are read."""
-        tokens = torch.tensor([requests[text].ids for text in group])
+        tokens = pad_right([requests[text].ids for text in group])
         place = {text: index for index, text in enumerate(group)}
         by_layer: dict[int, list[_Branch]] = defaultdict(list)
         for branch in branches:
@@ -440,6 +440,7 @@ class Intervention(_Effects):
             for row, branch in enumerate(own):
                 where[row, branch.where.start : branch.where.stop] = True
             edit = _Edit(
+                adapter=self.adapter,
                 unit=self.unit,
                 updates=updates,
                 layer=layer,
@@ -479,6 +480,7 @@ class _Branch:
 class _Edit:
     """What happens to the branches of one block; see `iglens_tl.models.branching.Edit`."""
 
+    adapter: ModelAdapter
     unit: Unit
     updates: Updates
     layer: int
@@ -490,7 +492,7 @@ class _Edit:
         """Return what takes the activation's place."""
         update = self.updates.updates(self.layer, self.draws, self.where.shape[1]).to(activation)
         where, units = self.where.to(activation.device), self.units.to(activation.device)
-        return self.unit.replace(activation, inputs, update, where, units)
+        return self.unit.replace(self.adapter, self.layer, activation, inputs, update, where, units)
 
 
 def _first_targets(requests: Sequence[Request]) -> list[int]:

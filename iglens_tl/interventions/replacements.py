@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iglens_tl.interventions.units import Unit
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.models.batching import TOKENS_PER_PASS, batches_of_equal_length
+from iglens_tl.models.batching import TOKENS_PER_PASS, pad_right, shared_passes
 from iglens_tl.models.capture import capture, unfold_texts
 from iglens_tl.prompts import PromptLike, as_prompts
 
@@ -115,17 +115,17 @@ def sampled_updates(
 def _updates_in(
     adapter: ModelAdapter, unit: Unit, texts: Sequence[Sequence[int]]
 ) -> list[list[Tensor]]:
-    """Return for each text and layer what a kind of unit writes; equal lengths run together."""
+    """Return for each text and layer what a kind of unit writes; texts share forward passes."""
     layers = range(adapter.n_layers)
     sites = [site for layer in layers for site in unit.read_sites(adapter, layer)]
     by_text: list[list[Tensor]] = [[] for _ in texts]
-    for batch in batches_of_equal_length([len(ids) for ids in texts], TOKENS_PER_PASS):
-        tokens = torch.tensor([list(texts[index]) for index in batch])
+    for batch in shared_passes(adapter, texts, tokens_per_pass=TOKENS_PER_PASS):
+        tokens = pad_right([texts[index] for index in batch])
         found = capture(adapter, tokens, dict.fromkeys(sites, Tensor.clone))
         found = {site: unfold_texts(update, len(batch)) for site, update in found.items()}
         for layer in layers:
             for index, update in zip(batch, unit.update(adapter, layer, found), strict=True):
-                by_text[index].append(update)
+                by_text[index].append(update[: len(texts[index])])
     return by_text
 
 

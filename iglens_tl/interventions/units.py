@@ -38,6 +38,8 @@ class Unit(ABC):
 
     def replace(
         self,
+        adapter: ModelAdapter,
+        layer: int,
         activation: Tensor,
         inputs: Tensor,
         update: Tensor,
@@ -47,13 +49,15 @@ class Unit(ABC):
         """Return the activation at `site` when some units write something else.
 
         Args:
+            adapter: The model.
+            layer: The block.
             activation: What stands at the site, `[branch, pos, …]`.
             inputs: The states at the block's input, `[branch, pos, d_model]`.
             update: What the units write instead.
             where: At which positions they do.
             units: Which of the block's units it is in each branch.
         """
-        del inputs, units
+        del adapter, layer, inputs, units
         return torch.where(where[:, :, None], update, activation)
 
 
@@ -79,6 +83,8 @@ class LayerUnit(Unit):
 
     def replace(
         self,
+        adapter: ModelAdapter,
+        layer: int,
         activation: Tensor,
         inputs: Tensor,
         update: Tensor,
@@ -86,7 +92,7 @@ class LayerUnit(Unit):
         units: Int[Tensor, " branch"],
     ) -> Tensor:
         """Return the state after a block that writes something else."""
-        del units
+        del adapter, layer, units
         return torch.where(where[:, :, None], inputs + update, activation)
 
 
@@ -127,20 +133,20 @@ class HeadUnit(Unit):
 
     def labels(self, adapter: ModelAdapter, layer: int) -> list[str]:
         """Return the segments of the block's heads."""
-        n_heads = getattr(adapter.model.cfg, "n_heads", None)
-        if not n_heads or adapter.head_site(layer) not in adapter.model.hook_dict:
-            raise ValueError(
-                f"{adapter.name} has no hook {adapter.head_site(layer)}, so its heads cannot be "
-                "intervened on; use unit='attn' or 'layer'"
-            )
-        return [head_label(layer, head) for head in range(n_heads)]
+        return [head_label(layer, head) for head in range(_head_shape(adapter, layer)[0])]
 
     def site(self, adapter: ModelAdapter, layer: int) -> str:
         """Return the hook of what every head passes on, `[batch, pos, head, d_head]`."""
         return adapter.head_site(layer)
 
+    def update(self, adapter: ModelAdapter, layer: int, found: Mapping[str, Tensor]) -> Tensor:
+        """Return what every head passes on, `[batch, pos, head, d_head]`."""
+        return _by_head(adapter, layer, found[self.site(adapter, layer)])
+
     def replace(
         self,
+        adapter: ModelAdapter,
+        layer: int,
         activation: Tensor,
         inputs: Tensor,
         update: Tensor,
@@ -149,9 +155,10 @@ class HeadUnit(Unit):
     ) -> Tensor:
         """Return what the heads pass on when one of them passes something else."""
         del inputs
-        chosen = torch.arange(activation.shape[2], device=units.device) == units[:, None]
+        own = _by_head(adapter, layer, activation)
+        chosen = torch.arange(own.shape[2], device=units.device) == units[:, None]
         mask = where[:, :, None] & chosen[:, None]
-        return torch.where(mask[..., None], update, activation)
+        return torch.where(mask[..., None], update, own).reshape(activation.shape)
 
 
 UNITS: Mapping[str, Unit] = {
@@ -160,3 +167,46 @@ UNITS: Mapping[str, Unit] = {
     "mlp": MLPUnit(),
     "head": HeadUnit(),
 }
+
+
+def _head_shape(adapter: ModelAdapter, layer: int) -> tuple[int, int]:
+    """Return how many heads a block has and how wide what each passes to W_O is, as W_O says.
+
+    Raises:
+        ValueError: If the architecture has no heads that can be told apart.
+    """
+    site = adapter.head_site(layer)
+    if not getattr(adapter.model.cfg, "n_heads", None) or site not in adapter.model.hook_dict:
+        raise ValueError(
+            f"{adapter.name} has no hook {site}, so its heads cannot be intervened on; use "
+            "unit='attn' or 'layer'"
+        )
+    weight = getattr(adapter.model.blocks[layer].attn, "W_O", None)
+    n_heads = adapter.model.cfg.n_heads
+    if weight is None or weight.ndim != 3 or len(weight) != n_heads:
+        found = "no W_O" if weight is None else f"a W_O of shape {tuple(weight.shape)}"
+        raise ValueError(
+            f"{adapter.name} has {n_heads} heads but {found} in layer {layer}, so what belongs to "
+            "each head is not known; use unit='attn' or 'layer'"
+        )
+    return n_heads, weight.shape[1]
+
+
+def _by_head(adapter: ModelAdapter, layer: int, activation: Tensor) -> Tensor:
+    """Return what stands at the hook of heads with one row for each head that W_O has.
+
+    TransformerLens cuts the values of latent attention (DeepSeek) at another width than that of the
+    heads; their order is that of W_O.
+
+    Raises:
+        ValueError: If the activation is not as wide as W_O.
+    """
+    n_heads, d_head = _head_shape(adapter, layer)
+    width = activation.shape[2:].numel()
+    if width != n_heads * d_head:
+        raise ValueError(
+            f"{adapter.name}: {adapter.head_site(layer)} is {width} wide, but layer {layer} has "
+            f"{n_heads} heads of {d_head}, so its heads cannot be intervened on; use unit='attn' "
+            "or 'layer'"
+        )
+    return activation.reshape(*activation.shape[:2], n_heads, d_head)

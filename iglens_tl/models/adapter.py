@@ -20,7 +20,8 @@ from iglens_tl.models.readout_tensors import extract_readout
 from iglens_tl.readout.readout import Readout
 
 Model: TypeAlias = Any
-"""A `HookedTransformer` (TransformerLens 3) or `TransformerBridge` (3 and 4), or its adapter."""
+"""A `HookedTransformer` (TransformerLens 3), a `TransformerBridge` (3 and 4), a causal language
+model of Hugging Face transformers, or an adapter of one of them."""
 
 Backend: TypeAlias = Literal["hooked", "bridge"]
 BlockKind: TypeAlias = Literal["sequential", "parallel", "attention_only"]
@@ -85,8 +86,21 @@ class ModelAdapter:
         return f"blocks.{layer}.hook_resid_post"
 
     def mid_site(self, layer: int) -> str:
-        """Return the hook of the state between attention and MLP of a sequential block."""
-        return f"blocks.{layer}.hook_resid_mid"
+        """Return the hook of the state between attention and MLP of a sequential block.
+
+        Raises:
+            ValueError: If a hook of the user's acts there on a bridge.
+        """
+        site = f"blocks.{layer}.hook_resid_mid"
+        # A bridge has this hook on the way into the MLP alone: what a function returns there
+        # reaches the MLP, but not the stream.
+        if self.backend == "bridge" and self.model.hook_dict[site].fwd_hooks:
+            raise ValueError(
+                f"{self.name} has a hook of yours at {site}, which on a TransformerBridge changes "
+                "what the MLP reads but not the residual stream, so there is no state between "
+                f"attention and MLP to read; remove it, or change blocks.{layer}.hook_attn_out"
+            )
+        return site
 
     def attn_site(self, layer: int) -> str:
         """Return the hook of what the attention, or what stands in its place, adds to the stream.
@@ -182,12 +196,21 @@ class ModelAdapter:
 def adapt(model: Model) -> ModelAdapter:
     """Wrap a model that the user built or loaded; an adapter passes through.
 
+    A Hugging Face model is measured through a bridge over its own weights and stays as it is. It
+    has no tokenizer then: for text prompts use `load_model(hf_model, tokenizer=tokenizer)`.
+
     Raises:
-        TypeError: For anything but a `HookedTransformer` or `TransformerBridge`.
+        TypeError: For anything but a `HookedTransformer`, a `TransformerBridge` or a causal
+            language model of Hugging Face transformers.
         ValueError: For a model that is no decoder with one residual stream and a direct readout.
     """
     if isinstance(model, ModelAdapter):
         return model
+    # Imported late, because it needs this module.
+    from iglens_tl.models.hugging_face import bridge_of, is_hugging_face
+
+    if is_hugging_face(model):
+        model = bridge_of(model)
     backend = _backend(model)
     path = str(getattr(model.cfg, "model_name", None) or "unnamed model")
     name = short_name(path)
@@ -264,7 +287,7 @@ def _backend(model: Any) -> Backend:
     if isinstance(model, bridge_class()):
         return "bridge"
     raise TypeError(
-        "model must be a HookedTransformer or a TransformerBridge, "
+        "model must be a HookedTransformer, a TransformerBridge or a Hugging Face model, "
         f"got {type(model).__module__}.{type(model).__qualname__}; load one with "
         "iglens_tl.load_model(name_or_folder)"
     )

@@ -50,7 +50,7 @@ def run_branches(
 
     Args:
         adapter: The model.
-        tokens: Texts of equal length.
+        tokens: Texts, filled up to one length on the right where padding is harmless.
         branches: By block, the branches that leave the texts there.
         positions: For each branch, in order of the blocks, the positions at which it is read.
 

@@ -1,4 +1,4 @@
-"""Checking, once per model, that what the lenses assume of it is true."""
+"""Check that what the lenses assume of a model is true."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.capture import capture_with_logits
+from iglens_tl.models.closeness import Distance, Tolerance, is_half, logit_distance
+from iglens_tl.models.sharing import functions_state, user_functions, weights_state
 
 READOUT_TOLERANCE = 1e-5
 """Largest accepted difference between a probability read out here and the model's own."""
 
+LOGIT_TOLERANCE = 1e-4
+"""Largest accepted difference between a logit read out here and the model's own, both without their
+means over the vocabulary, relative to the logits' spread. Rounding stays below 3e-6 on all tested
+families."""
+
 HALF_PRECISION_TOLERANCE = 5e-2
-"""The same for float16 and bfloat16 models, which round their own logits."""
+"""The same for float16 and bfloat16 models, which round their own logits; of the logits, the root
+mean square counts there."""
 
 ADDITIVITY_TOLERANCE = 1e-4
 """Largest accepted |pre + attn + mlp − post|, relative to the largest entry of post."""
@@ -34,18 +42,23 @@ class ReadoutCheck:
     Attributes:
         readout_error: Largest |p(readout of the last residual state) − p(model)|. For a half
             precision model this is the model's own rounding, because the readout is float32.
+        logit_error: Largest difference of their logits, without the means over the vocabulary,
+            relative to the spread of the model's. It tells also where all probabilities are small.
         additivity_error: Largest |pre + attn + mlp − post| relative to the largest entry of post;
             None where the user has hooks on the residual stream itself, which may edit it.
     """
 
     readout_error: float
+    logit_error: float
     additivity_error: float | None
 
 
 def check_model(adapter: ModelAdapter, tokens: Int[Tensor, " pos"]) -> ReadoutCheck:
     """Compare the readout and the residual stream with the model itself.
 
-    The result is remembered until a weight of the model changes.
+    The result is remembered until a weight, a hook or a `forward` function of the model changes.
+    While functions of the user's act beside or after the blocks, which may do something else at
+    every call, the model is checked at every call, and on the whole text.
 
     Args:
         adapter: The model.
@@ -55,24 +68,35 @@ def check_model(adapter: ModelAdapter, tokens: Int[Tensor, " pos"]) -> ReadoutCh
         ValueError: If the model's probabilities or its residual stream disagree by more than the
             tolerances of this module.
     """
-    state = _weights_state(adapter.model)
-    known = _checked.get(adapter.model)
+    model = adapter.model
+    if user_functions(model):
+        check, distance = _run_check(adapter, tokens)
+        _raise_on_disagreement(adapter, check, distance)
+        return check
+    state = _state(adapter)
+    known = _checked.get(model)
     if known is not None and known[0] == state:
         return known[1]
-    check = _run_check(adapter, tokens[:_POSITIONS])
-    _raise_on_disagreement(adapter, check)
-    _checked[adapter.model] = (state, check)
+    check, distance = _run_check(adapter, tokens[:_POSITIONS])
+    _raise_on_disagreement(adapter, check, distance)
+    # Taken anew, because TransformerLens adds hooks of its own in the first forward pass.
+    _checked[model] = (_state(adapter), check)
     return check
 
 
-def _run_check(adapter: ModelAdapter, tokens: Tensor) -> ReadoutCheck:
+def _run_check(adapter: ModelAdapter, tokens: Tensor) -> tuple[ReadoutCheck, Distance]:
     layers = range(adapter.n_layers)
     names = [adapter.embed_site, *(adapter.post_site(layer) for layer in layers)]
     updates = [adapter.update_sites(layer) for layer in layers]
     logits, states = capture_with_logits(
         adapter, tokens[None], names + [name for update in updates for name in update]
     )
-    own = torch.softmax(logits[0].to(adapter.readout.dtype), dim=-1)
+    for site in names:
+        if not bool(torch.isfinite(states[site]).all()):
+            raise ValueError(
+                f"{adapter.name}: the states at {site} are NaN or infinite; check the model's "
+                "weights and hooks, or load it in another dtype"
+            )
     last = states[names[-1]][0]
     if last.shape[-1] != adapter.readout.d_model:
         raise ValueError(
@@ -80,10 +104,9 @@ def _run_check(adapter: ModelAdapter, tokens: Tensor) -> ReadoutCheck:
             f"reads width {adapter.readout.d_model}; models that project before unembedding are "
             "not supported"
         )
-    read = torch.softmax(adapter.readout.logits(last), dim=-1)
-    readout_error = (own.to(read.device) - read).abs().max().item()
+    distance = logit_distance(logits[0], adapter.readout.logits(last))
     if _stream_may_be_edited(adapter):
-        return ReadoutCheck(readout_error, None)
+        return ReadoutCheck(distance.probability, distance.logit, None), distance
     worst = 0.0
     for layer in layers:
         post = states[names[layer + 1]].double()
@@ -91,21 +114,25 @@ def _run_check(adapter: ModelAdapter, tokens: Tensor) -> ReadoutCheck:
         for name in updates[layer]:
             total = total + states[name].to(total)
         worst = max(worst, _relative_error(total.to(post), post))
-    return ReadoutCheck(readout_error, worst)
+    return ReadoutCheck(distance.probability, distance.logit, worst), distance
 
 
-def _raise_on_disagreement(adapter: ModelAdapter, check: ReadoutCheck) -> None:
-    half = adapter.dtype in (torch.float16, torch.bfloat16)
-    readout_tolerance = HALF_PRECISION_TOLERANCE if half else READOUT_TOLERANCE
-    # `not <=` and not `>`, so that NaN counts as a disagreement.
-    if not check.readout_error <= readout_tolerance:
+def _raise_on_disagreement(adapter: ModelAdapter, check: ReadoutCheck, distance: Distance) -> None:
+    half = is_half(adapter.dtype)
+    accepted = (
+        Tolerance(HALF_PRECISION_TOLERANCE, None, HALF_PRECISION_TOLERANCE)
+        if half
+        else Tolerance(READOUT_TOLERANCE, LOGIT_TOLERANCE, None)
+    )
+    if not accepted.accepts(distance):
         raise ValueError(
             f"{adapter.name}: probabilities read out of the last residual state differ from the "
-            f"model's own by up to {check.readout_error:.2g} (accepted: {readout_tolerance:g}), so "
-            "credits would not sum to its probability. If hooks of yours edit the final norm or "
-            "the logits, remove them; otherwise this architecture is not supported by the "
-            "installed TransformerLens"
+            f"model's own by up to {distance.probability:.2g}, and logits by {distance.logit:.2g} "
+            f"of their spread (accepted: {accepted}), so credits would not sum to its probability. "
+            "If hooks or functions of yours edit the final norm or the logits, remove them; "
+            "otherwise this architecture is not supported by the installed TransformerLens"
         )
+    # `not <=` and not `>`, so that NaN counts as a disagreement.
     additivity_tolerance = HALF_PRECISION_TOLERANCE if half else ADDITIVITY_TOLERANCE
     if check.additivity_error is not None and not check.additivity_error <= additivity_tolerance:
         raise ValueError(
@@ -130,9 +157,13 @@ def _stream_may_be_edited(adapter: ModelAdapter) -> bool:
     )
 
 
-def _weights_state(model: Any) -> tuple[tuple[int, int], ...]:
-    """Identify the current weights: where they lie, and how often each was written in place."""
-    return tuple(
-        (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        for weight in model.parameters()
+def _state(adapter: ModelAdapter) -> tuple[Any, ...]:
+    """Return what the result of a check depends on."""
+    norm = adapter.readout.norm
+    return (
+        weights_state(adapter.model),
+        functions_state(adapter.model),
+        None if norm is None else norm.eps,
+        adapter.readout.transform,
+        tuple(tuple(adapter.update_sites(layer)) for layer in range(adapter.n_layers)),
     )

@@ -1,10 +1,11 @@
-"""Prompts: from text, chat or token ids to the tokens that are attributed."""
+"""Prompts: from text, chat, token ids or files to the tokens that are attributed."""
 
+from iglens_tl.prompts.files import read_prompts as read_prompts
 from iglens_tl.prompts.prompt import PromptLike as PromptLike
 from iglens_tl.prompts.prompt import as_prompts as as_prompts
 from iglens_tl.prompts.requests import Request as Request
 from iglens_tl.prompts.requests import Tokens as Tokens
+from iglens_tl.prompts.requests import bind_value as bind_value
 from iglens_tl.prompts.requests import build_requests as build_requests
 from iglens_tl.prompts.requests import resolve_token as resolve_token
 from iglens_tl.prompts.tokenization import token_string as token_string
-from iglens_tl.prompts.values import bind_value as bind_value

@@ -1,23 +1,43 @@
-"""Which tokens of a text are attributed, and from which positions they are read."""
+"""Choosing which tokens of a text are attributed, and from which positions they are read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.batching import pad_right, padding_is_harmless, shared_passes
 from iglens_tl.models.capture import capture
-from iglens_tl.prompts.prompt import Prompt, PromptLike, as_prompts, check_length
-from iglens_tl.prompts.tokenization import decode, encode_continuation, stop_ids, token_string
-from iglens_tl.readout import Token, most_probable_token
+from iglens_tl.prompts.prompt import (
+    Prompt,
+    PromptLike,
+    as_plain_list,
+    as_prompts,
+    check_length,
+    naming_prompt,
+)
+from iglens_tl.prompts.tokenization import (
+    decode,
+    encode_continuation,
+    encode_rendered,
+    stop_ids,
+    token_string,
+)
+from iglens_tl.readout import Token, Value, ValueLike, most_probable_token, resolve_value
 
 if TYPE_CHECKING:
-    Tokens: TypeAlias = Token | Sequence[Token]
+    Tokens: TypeAlias = Token | Iterable[Token] | Iterable[Iterable[Token]]
 else:  # anything may arrive here; it is answered with a readable error
     Tokens = Any
+
+# What stands before a token that is given without a text, one after the other.
+_CONTEXTS = ("A", "\n", ":")
 
 
 @dataclass(frozen=True)
@@ -46,12 +66,27 @@ def build_requests(
 ) -> list[Request]:
     """Turn a prompt or batch and one way of choosing targets into requests.
 
-    Without `answer`, `generate` or `targets`, every next token of the text is a target. With a
-    batch, `answer` and `targets` hold for every prompt, or are lists with one entry per prompt.
+    Without `answer`, `generate` or `targets`, every next token of the text is a target.
+
+    With a batch, `answer` and `targets` have an entry for each prompt, or hold for all of them.
+    They have entries if they are a column (of pandas, pyarrow or `datasets`), or if they hold
+    lists; `answer` also if it holds texts. Everything else holds for all prompts: one text,
+    integers, which are the ids of one answer, and a list of candidates.
+
+    Args:
+        adapter: The model.
+        prompt: What `as_prompts` takes.
+        answer: Attribute these tokens, given as text or ids, after the prompt.
+        generate: Attribute up to this many greedily generated tokens.
+        targets: Attribute these candidates, single tokens as text or ids, for the position after
+            the prompt.
+        prepend_bos: Whether a text starts with the beginning-of-sequence token; None follows the
+            model's default.
 
     Raises:
         TypeError: For arguments of a wrong kind.
-        ValueError: For more than one way, or targets that do not exist.
+        ValueError: For more than one way, or targets that do not exist. In a batch, errors name the
+            prompt's index.
     """
     given = {"answer": answer, "generate": generate, "targets": targets}
     chosen = [name for name, value in given.items() if value is not None]
@@ -60,15 +95,18 @@ def build_requests(
             f"give only one of answer, generate and targets; got {' and '.join(chosen)}"
         )
     prompts, is_batch = as_prompts(adapter, prompt, prepend_bos=prepend_bos)
-    if answer is not None:
-        answers = _per_prompt(answer, len(prompts), "answer") if is_batch else [answer]
-        return [_answer(adapter, *pair) for pair in zip(prompts, answers, strict=True)]
     if generate is not None:
-        return [_generate(adapter, single, generate) for single in prompts]
+        return _generate(adapter, prompts, generate, is_batch=is_batch)
+    make, choices = _every_next_token, [None] * len(prompts)
+    if answer is not None:
+        make, choices = _answer, _per_prompt(answer, len(prompts), "answer", is_batch)
     if targets is not None:
-        choices = _per_prompt(targets, len(prompts), "targets") if is_batch else [targets]
-        return [_candidates(adapter, *pair) for pair in zip(prompts, choices, strict=True)]
-    return [_every_next_token(single) for single in prompts]
+        make, choices = _candidates, _per_prompt(targets, len(prompts), "targets", is_batch)
+    requests = []
+    for index, (single, choice) in enumerate(zip(prompts, choices, strict=True)):
+        with naming_prompt(index, of_batch=is_batch):
+            requests.append(make(adapter, single, choice))
+    return requests
 
 
 def resolve_token(adapter: ModelAdapter, request: Request, token: Token) -> int:
@@ -85,7 +123,19 @@ def resolve_token(adapter: ModelAdapter, request: Request, token: Token) -> int:
     return _single_token(adapter, Prompt(before, text), token)
 
 
-def _every_next_token(prompt: Prompt) -> Request:
+def bind_value(adapter: ModelAdapter, value: ValueLike) -> Value:
+    """Return a value, given by name or as it is, with the tokens it names as ids.
+
+    Raises:
+        TypeError: For anything that is neither a name nor a `Value`.
+        ValueError: For an unknown name, a text that is no single token, an id outside the
+            vocabulary, or a token that is named twice.
+    """
+    return resolve_value(value).with_token_ids(partial(_value_token, adapter))
+
+
+def _every_next_token(adapter: ModelAdapter, prompt: Prompt, choice: None) -> Request:
+    del adapter, choice
     if len(prompt.ids) < 2:
         raise ValueError(
             "the text is a single token, so it has no next token to attribute; give a longer text, "
@@ -104,33 +154,64 @@ def _answer(adapter: ModelAdapter, prompt: Prompt, answer: Tokens) -> Request:
     return _continued(adapter, prompt, added)
 
 
-def _generate(adapter: ModelAdapter, prompt: Prompt, n_tokens: Any) -> Request:
+def _generate(
+    adapter: ModelAdapter, prompts: Sequence[Prompt], n_tokens: Any, *, is_batch: bool
+) -> list[Request]:
     """Continue greedily, stopping before an end-of-sequence token.
 
-    Each token costs one forward pass over the whole text. That makes it the argmax of the very
-    probabilities that are attributed, whatever hooks the model has.
+    A forward pass over whole texts makes one token of every text in it. That makes it the argmax of
+    the very probabilities that are attributed, whatever hooks the model has.
     """
     if isinstance(n_tokens, bool) or not isinstance(n_tokens, int):
         raise TypeError(f"generate must be an integer, got {type(n_tokens).__name__}")
     if n_tokens < 1:
         raise ValueError(f"generate must be at least 1, got {n_tokens}")
-    check_length(adapter, len(prompt.ids) + n_tokens, f"the prompt with {n_tokens} more tokens")
+    for index, prompt in enumerate(prompts):
+        with naming_prompt(index, of_batch=is_batch):
+            what = f"the prompt with {n_tokens} more tokens"
+            check_length(adapter, len(prompt.ids) + n_tokens, what)
+    if len({len(prompt.ids) for prompt in prompts}) > 1:
+        # Once for the length that the texts may grow to, instead of once for every new token.
+        longest = max((prompt.ids for prompt in prompts), key=len)
+        padding_is_harmless(adapter, longest + longest[:1] * n_tokens)
     stops = stop_ids(adapter)
-    site = adapter.post_site(adapter.n_layers - 1)
-    added: list[int] = []
+    added: list[list[int]] = [[] for _ in prompts]
+    growing = list(range(len(prompts)))
     for _ in range(n_tokens):
-        tokens = torch.tensor([[*prompt.ids, *added]])
-        last = capture(adapter, tokens, {site: lambda states: states[0, -1].clone()})[site]
-        best = most_probable_token(adapter.readout, last)
-        if best in stops:
+        best = _next_tokens(adapter, [[*prompts[index].ids, *added[index]] for index in growing])
+        found = dict(zip(growing, best, strict=True))
+        growing = [index for index in growing if found[index] not in stops]
+        for index in growing:
+            added[index].append(found[index])
+        if not growing:
             break
-        added.append(best)
-    if not added:
-        raise ValueError(
-            f"{adapter.name} ends the text right after the prompt, so nothing was generated to "
-            "attribute; change the prompt or give answer or targets"
-        )
-    return _continued(adapter, prompt, added)
+    requests = []
+    for index, (prompt, tokens) in enumerate(zip(prompts, added, strict=True)):
+        with naming_prompt(index, of_batch=is_batch):
+            if not tokens:
+                raise ValueError(
+                    f"{adapter.name} ends the text right after the prompt, so nothing was "
+                    "generated to attribute; change the prompt or give answer or targets"
+                )
+            requests.append(_continued(adapter, prompt, tokens))
+    return requests
+
+
+def _next_tokens(adapter: ModelAdapter, texts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the most probable token after each text."""
+    site = adapter.post_site(adapter.n_layers - 1)
+    best = [0] * len(texts)
+    for batch in shared_passes(adapter, texts):
+        last = [len(texts[index]) - 1 for index in batch]
+
+        def read_ends(states: Tensor, last: Sequence[int] = last) -> Tensor:
+            return states[list(range(len(last))), list(last)]
+
+        tokens = pad_right([texts[index] for index in batch])
+        states = capture(adapter, tokens, {site: read_ends})[site]
+        for index, state in zip(batch, states, strict=True):
+            best[index] = most_probable_token(adapter.readout, state)
+    return best
 
 
 def _continued(adapter: ModelAdapter, prompt: Prompt, added: list[int]) -> Request:
@@ -180,25 +261,59 @@ def checked_token_id(adapter: ModelAdapter, token: Any, what: str) -> int:
     return index
 
 
+def _value_token(adapter: ModelAdapter, token: Token) -> int:
+    if not isinstance(token, str):
+        return checked_token_id(adapter, token, "value")
+    if adapter.tokenizer is None:
+        raise ValueError(f"{adapter.name} has no tokenizer, so the value needs token ids")
+    found: list[int] = []
+    unknown = adapter.tokenizer.unk_token_id
+    # How a token is written may depend on what stands before it, and no text is given here.
+    for context in _CONTEXTS:
+        if unknown in encode_rendered(adapter, context):
+            continue  # it would swallow the beginning of the token
+        try:
+            found = encode_continuation(adapter, context, token)
+        except ValueError:
+            continue
+        if len(found) == 1:
+            break
+    if not found or (unknown in found and token != adapter.tokenizer.unk_token):
+        raise ValueError(f"the value names {token!r}, not in the vocabulary of {adapter.name}")
+    if len(found) > 1:
+        parts = [token_string(adapter, part) for part in found]
+        raise ValueError(
+            f"the value names {token!r}, which is {len(found)} tokens for {adapter.name}: {parts}; "
+            "name single tokens, or give token ids"
+        )
+    return found[0]
+
+
 def _as_list(tokens: Any, what: str) -> list[Any]:
-    if isinstance(tokens, torch.Tensor) or hasattr(tokens, "tolist"):
-        tokens = tokens.tolist()
-    tokens = list(tokens) if isinstance(tokens, (list, tuple)) else [tokens]
+    plain = None if isinstance(tokens, str) else as_plain_list(tokens)
+    tokens = [tokens.item() if _is_scalar(tokens) else tokens] if plain is None else plain
     if not tokens:
         raise ValueError(f"{what} is empty; give at least one token")
     return tokens
 
 
-def _per_prompt(choice: Any, n_prompts: int, what: str) -> list[Any]:
-    """Return one choice per prompt.
+def _is_scalar(tokens: Any) -> bool:
+    """Return whether a single number is wrapped in an array or tensor."""
+    return isinstance(tokens, (torch.Tensor, np.ndarray)) and tokens.ndim == 0
 
-    A list that holds lists, or several answers as text, has an entry for each prompt; anything else
-    is shared by all.
-    """
-    kinds = (list, tuple, torch.Tensor, str) if what == "answer" else (list, tuple, torch.Tensor)
-    separate = isinstance(choice, (list, tuple)) and any(isinstance(c, kinds) for c in choice)
-    if not separate:
-        return [choice] * n_prompts
-    if len(choice) != n_prompts:
-        raise ValueError(f"got {n_prompts} prompts but {len(choice)} entries of {what}")
-    return list(choice)
+
+def _per_prompt(choice: Any, n_prompts: int, what: str, is_batch: bool) -> list[Any]:
+    """Return one choice per prompt, as `build_requests` tells entries and shared choices apart."""
+    plain = None if isinstance(choice, str) else as_plain_list(choice)
+    if not is_batch or plain is None:
+        return [choice if plain is None else plain] * n_prompts
+    kinds = (list, tuple, torch.Tensor, np.ndarray)
+    if what == "answer":
+        kinds = (*kinds, str)
+    usual = (list, tuple, torch.Tensor, np.ndarray)
+    is_column = hasattr(choice, "__len__") and not isinstance(choice, usual)
+    if not is_column and not any(isinstance(entry, kinds) for entry in plain):
+        return [plain] * n_prompts
+    if len(plain) != n_prompts:
+        raise ValueError(f"got {n_prompts} prompts but {len(plain)} entries of {what}")
+    return plain

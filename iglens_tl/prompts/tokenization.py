@@ -1,4 +1,4 @@
-"""Text to token ids and back, for any tokenizer."""
+"""Turning text to token ids and back, with any tokenizer."""
 
 from __future__ import annotations
 
@@ -99,5 +99,8 @@ def stop_ids(adapter: ModelAdapter) -> set[int]:
 
 def _require_tokenizer(adapter: ModelAdapter, what: str) -> Any:
     if adapter.tokenizer is None:
-        raise ValueError(f"{adapter.name} has no tokenizer, so {what} needs to be token ids")
+        raise ValueError(
+            f"{adapter.name} has no tokenizer, so {what} needs to be token ids; for "
+            "texts load the model with it: load_model(hf_model, tokenizer=tokenizer)"
+        )
     return adapter.tokenizer

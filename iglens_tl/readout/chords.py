@@ -18,6 +18,9 @@ from iglens_tl.readout.readout import Readout
 from iglens_tl.readout.tiles import tile_columns
 from iglens_tl.readout.value import Targets, Value
 
+_SHARE_OF_TERMS = 1 / 8
+"""Rounding of a product with W_U beside the product of the two vectors' lengths, in roundings."""
+
 
 @dataclass(frozen=True)
 class Chords:
@@ -102,9 +105,12 @@ class ChordRows:
             last = min(first + width, readout.d_vocab)
             torch.mm(projected, readout.unembed_columns(first, last), out=product[:, first:last])
         self.rows, self.probe_rows = product[: len(states)], product[len(states) :]
-        # A probe's logits are as large as the columns of W_U, on average.
-        largest = self.probe_rows.square().mean(0).amax().sqrt().double() if n_probes else 0.0
-        self._sizes = states.double().norm(dim=1) * largest
+        self._magnitudes = self.rows.new_zeros(len(states), dtype=torch.float64)
+        if n_probes:
+            # On average, a probe's logits are as large as the columns of W_U.
+            column = self.probe_rows.square().mean(0).amax().sqrt().double()
+            terms = _SHARE_OF_TERMS * column * states.double().norm(dim=1)
+            self._magnitudes = self.rows.abs().amax(1).double() + terms
         centered = states if readout.norm is None else readout.norm.center(states)
         a, b = centered[self.chords.start].double(), centered[self.chords.end].double()
         self._workspace = self.rows.new_empty(0)
@@ -144,8 +150,8 @@ class ChordRows:
         The terms of R may be far larger than R, and what is mixed than the mixture.
         """
         ends = torch.stack([self.chords.start[nodes.chord], self.chords.end[nodes.chord]], dim=1)
-        mixed = (self.mixture(nodes)[0] * self._sizes[ends][:, None]).sum(2)
-        return torch.finfo(self.rows.dtype).eps * (1 + self.offset_range + mixed / 2)
+        mixed = (self.mixture(nodes)[0] * self._magnitudes[ends][:, None]).sum(2)
+        return torch.finfo(self.rows.dtype).eps * (1 + (self.offset_range + mixed) / 2)
 
     def along_probes(self, nodes: Nodes, products: Tensor, pulls: Tensor) -> Tensor:
         """Return the products of the gradient with the probes, `[piece, node, probe]`.

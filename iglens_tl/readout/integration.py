@@ -201,18 +201,18 @@ class Integration:
             nodes = _on_device(part.nodes(unit), self.rows)
             found = slopes_at(self.rows, self.value, nodes)
             measure = part.width[:, None] * weights
-            error = (measure * found.slopes.cpu()).sum(1) - part_ends.change
-            error = error.abs()
-            accepted = torch.maximum(limits[block], self.rounding[part.chord])
-            if self.errors is not None:
-                of_parts = self._error(part, nodes, part_ends, found, limits[block])
-                rounding = self._rounding(measure, nodes, found)
-                error = torch.maximum(error - rounding, of_parts)
+            missing = ((measure * found.slopes.cpu()).sum(1) - part_ends.change).abs()
+            limit = torch.maximum(limits[block], self.rounding[part.chord])
             # Written so that NaN counts as missed while pieces are left, never for ever.
-            missed[block] = ~(error <= accepted) & ~must[block]
+            accepted = missing <= limit
             if self.errors is not None:
-                added = torch.where(missed[block], 0.0, error.clamp_min(0) + rounding)
+                own = _PartErrors(self.rows, self.value, part, nodes, part_ends, found, measure)
+                unseen = torch.where(own.unseen > limits[block], own.unseen, 0.0)
+                accepted = (missing - own.rounding <= limit) & (own.seen + unseen <= limit)
+                error = torch.maximum(own.seen + unseen, missing * own.per_change) + own.rounding
+                added = torch.where(accepted | must[block], error, 0.0)
                 self.errors.index_add_(0, part.chord, added)
+            missed[block] = ~(accepted | must[block])
             self._add(part, nodes, measure * (~missed[block, None]), found)
         return missed.nonzero().squeeze(-1)
 
@@ -242,29 +242,6 @@ class Integration:
         self.slopes.index_add_(0, part.chord, (measure * found.slopes).sum(1).cpu())
         if self.total is not None:
             self._add_gradients(self.total, nodes, measure, found)
-
-    def _rounding(self, measure: Tensor, nodes: Nodes, found: Slopes) -> Tensor:
-        """Estimate what rounding does to the share of a part as long as the displacement."""
-        gradients = found.probes.square().mean(2).sqrt()
-        moved = (measure.to(gradients) * self.rows.rounding(nodes) * gradients).sum(1)
-        return (self.rows.lengths[nodes.chord] * moved).cpu()
-
-    def _error(
-        self, part: Pieces, nodes: Nodes, ends: Ends, found: Slopes, limits: Tensor
-    ) -> Tensor:
-        """Estimate the error of the share of a part as long as the displacement."""
-        width = part.width.to(nodes.at.device)
-        rounding = self.rows.rounding(nodes)
-        seen = width * self.rows.lengths[nodes.chord] * error_seen(found.probes, rounding)
-        bounds = part.nodes(part.low.new_tensor([0.0, 1.0])).at.to(nodes.at)
-        unseen = change_unseen(
-            self.rows,
-            self.value,
-            Nodes(nodes.chord, _enclosed(bounds, nodes.at)),
-            _enclosed(ends.ceilings.to(nodes.at), found.ceilings),
-            _enclosed(ends.ceiling_slopes.to(nodes.at), found.ceiling_slopes),
-        ).cpu()
-        return seen.cpu() + torch.where(unseen > limits, unseen, 0.0)
 
     def _gradients(self) -> Tensor | None:
         if self.total is None:
@@ -325,6 +302,45 @@ class Integration:
         found = values_at_ends(rows, self.value, first % n_chords, first >= n_chords).cpu()
         values, ceilings = found[:, places.cpu()].view(2, 2, n_chords).transpose(1, 2)
         return Ends(values, ceilings, values.new_full((n_chords, 2, 2), torch.nan))
+
+
+class _PartErrors:
+    """Estimates of the error of the share of a part as long as the displacement.
+
+    Attributes:
+        seen: `[piece]`, of the rule, from its nodes.
+        unseen: `[piece]`, how much the value may change unseen between them.
+        rounding: `[piece]`, of the precision.
+        per_change: `[piece]`, how much larger the share of a part may be than the change.
+    """
+
+    def __init__(
+        self,
+        rows: ChordRows,
+        value: Value,
+        part: Pieces,
+        nodes: Nodes,
+        ends: Ends,
+        found: Slopes,
+        measure: Tensor,
+    ) -> None:
+        rounding, length = rows.rounding(nodes), rows.lengths[nodes.chord]
+        self.seen = part.width * (length * error_seen(found.probes, rounding)).cpu()
+        bounds = part.nodes(part.low.new_tensor([0.0, 1.0])).at.to(nodes.at)
+        self.unseen = change_unseen(
+            rows,
+            value,
+            Nodes(nodes.chord, _enclosed(bounds, nodes.at)),
+            _enclosed(ends.ceilings.to(nodes.at), found.ceilings),
+            _enclosed(ends.ceiling_slopes.to(nodes.at), found.ceiling_slopes),
+        ).cpu()
+        # On average a probe's product with a gradient is as large as the gradient.
+        sizes = found.probes.square().mean(2).sqrt()
+        measure = measure.to(sizes)
+        self.rounding = (length * (measure * rounding * sizes).sum(1)).cpu()
+        moved = (measure * found.slopes.abs()).sum(1).cpu()
+        largest = (length * (measure * sizes).sum(1)).cpu()
+        self.per_change = torch.where(moved > 0, largest / moved, 1.0).clamp_min(1.0)
 
 
 def _enclosed(ends: Tensor, inner: Tensor) -> Tensor:

@@ -149,6 +149,7 @@ class LensComparison:
         *,
         others: LensComparison | Sequence[LensComparison] = (),
         heads: LensResult | None = None,
+        why_no_heads: str = "",
         prompt: int = 0,
         notes: Sequence[str] = (),
     ) -> Path:
@@ -160,6 +161,7 @@ class LensComparison:
                 can switch.
             heads: `components(…, by="head_source")` of the same targets, for the largest heads and
                 the tokens that they read.
+            why_no_heads: Why there are none, in a sentence that stands in their place.
             prompt: Which text of a batch.
             notes: What else a reader of the page must know, in sentences.
 
@@ -179,7 +181,15 @@ class LensComparison:
             for lens, why in comparison.skipped.items()
             if lens not in shown
         }
-        return write_report(results, path, heads=heads, prompt=prompt, skipped=skipped, notes=notes)
+        return write_report(
+            results,
+            path,
+            heads=heads,
+            why_no_heads=why_no_heads,
+            prompt=prompt,
+            skipped=skipped,
+            notes=notes,
+        )
 
     def to_json(self) -> str:
         """Return the text of the JSON file that `save` writes."""

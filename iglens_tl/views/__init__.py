@@ -1,4 +1,4 @@
-"""What people look at: figures, tables of notebooks, and HTML pages that need no network.
+"""Show results to people: figures, tables of notebooks, and HTML pages that need no network.
 
 The methods of results import from here when something is drawn, so that measuring needs neither
 plotly nor jinja2.

@@ -15,7 +15,7 @@ from iglens_tl.results.frames import summary_columns, wide_frame
 from iglens_tl.results.patching import PatchingData
 from iglens_tl.results.segments import layer_label
 from iglens_tl.views.html import render
-from iglens_tl.views.provenance import model_name
+from iglens_tl.views.provenance import hide_folders, model_name
 from iglens_tl.views.text import show_blanks
 from iglens_tl.views.validation import table_blocks
 
@@ -80,7 +80,7 @@ def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) ->
         notes.append(
             f"first {_MAX_ROWS_OF_EACH} of {len(first.targets)} targets; all are in to_frame()"
         )
-    notes += [f"{lens} is left out: {why}" for lens, why in skipped.items()]
+    notes += [f"{lens} is left out: {hide_folders(why)}" for lens, why in skipped.items()]
     return _render(f"{len(results)} lenses, {model_name(first.provenance)}", tables, notes)
 
 

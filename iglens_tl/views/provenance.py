@@ -1,4 +1,4 @@
-"""What pages and figures say of a result's origin: names, never the folders of a machine."""
+"""Say where a result comes from by names, never by the folders of a machine."""
 
 from __future__ import annotations
 

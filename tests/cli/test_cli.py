@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from iglens_tl import LensResult, ig_lens
 from iglens_tl.cli.app import app
 from iglens_tl.cli.run import parse_layers
 from iglens_tl.cli.table import print_table
+from tests.support.closeness import assert_close_to
 from tests.support.results import make_result
 
 TEXT = "w17 w42 w5 w88 w23"
@@ -51,7 +53,7 @@ def test_csv_is_the_wide_table(run, toy):
     outcome = run("--answer", " w9 w30", "--format", "csv")
     frame = pd.read_csv(io.StringIO(outcome.stdout), index_col=[0, 1, 2, 3])
     expected = ig_lens(toy, TEXT, answer=" w9 w30").to_frame()
-    pd.testing.assert_frame_equal(frame, expected, check_exact=False, atol=1e-7, check_dtype=False)
+    assert_close_to(frame, expected, dtype=torch.float32)
 
 
 def test_json_is_the_tidy_table_with_provenance_and_can_be_loaded(run, tmp_path):
@@ -72,15 +74,19 @@ def test_the_prompt_is_read_from_stdin(run):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
-def test_results_and_figures_are_written_and_their_paths_told(run, tmp_path, suffix):
+def test_results_and_figures_are_written_and_their_paths_told(run, toy, tmp_path, suffix):
     out, html = tmp_path / f"result.{suffix}", tmp_path / "figure.html"
     outcome = run("--generate", "3", "--out", str(out), "--html", str(html))
     assert outcome.exit_code == 0
     assert f"wrote {out}" in outcome.stderr
     assert f"wrote {html}" in outcome.stderr
     assert "wrote" not in outcome.stdout
-    readers = {"csv": pd.read_csv, "json": LensResult.load, "parquet": LensResult.load}
-    assert readers[suffix](out) is not None
+    expected = ig_lens(toy, TEXT, generate=3)
+    if suffix == "csv":
+        written = pd.read_csv(out)["final"].to_numpy()
+    else:
+        written = LensResult.load(out).final
+    assert_close_to(written, expected.final, dtype=torch.float32)
     page = html.read_text()
     assert "src=" not in page.split("<script")[0]
     assert "Plotly" in page

@@ -8,12 +8,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from iglens_tl import LensResult, components
 from iglens_tl.cli.app import app
 from iglens_tl.cli.table import print_contributors
+from tests.support.closeness import assert_close_to
 from tests.support.results import make_component_result
 
 TEXT = "w17 w42 w5 w88 w23"
@@ -82,13 +84,16 @@ def test_json_is_the_whole_result(call, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
-def test_results_and_figures_are_written_and_their_paths_told(call, tmp_path, suffix):
+def test_results_and_figures_are_written_and_their_paths_told(call, toy, tmp_path, suffix):
     out, html = tmp_path / f"result.{suffix}", tmp_path / "figures.html"
     outcome = call("--answer", " w9", "--out", str(out), "--html", str(html))
     assert outcome.exit_code == 0, outcome.stderr
     assert f"wrote {out}" in outcome.stderr and f"wrote {html}" in outcome.stderr
-    readers = {"csv": pd.read_csv, "json": LensResult.load, "parquet": LensResult.load}
-    assert readers[suffix](out) is not None
+    expected = components(toy, TEXT, answer=" w9", by="head")
+    if suffix == "csv":
+        assert_close_to(pd.read_csv(out)["credit"].sum(), expected.sums[0], dtype=torch.float32)
+    else:
+        assert_close_to(LensResult.load(out).values, expected.values, dtype=torch.float32)
     assert html.read_text().count("data-figure=") == 3
 
 

@@ -74,8 +74,8 @@ def test_heads_are_left_out_of_long_texts_unless_they_are_wanted(call, monkeypat
     assert data["heads"] is None
     reason = "The heads are left out, because 5 tokens are measured, more than 3"
     assert reason in page and reason in " ".join(outcome.stderr.split())
-    assert call("--heads")[1]["heads"] is not None
-    assert call("--answer", " w9 w30 w1 w2 w3")[1]["heads"] is not None
+    assert call("--heads")[1]["heads"]["unit"] == "probability"
+    assert call("--answer", " w9 w30 w1 w2 w3")[1]["heads"]["unit"] == "probability"
     without = call("--answer", " w9", "--no-heads")
     assert without[1]["heads"] is None
     assert "left out, as asked" in without[2]

@@ -1,5 +1,5 @@
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from random import Random
 
 import pytest
@@ -81,21 +81,28 @@ def test_about_the_right_share_is_held_out():
 
 
 def test_sums_and_differences_are_right():
+    seen = Counter()
     for example in _examples("arithmetic"):
         match = re.fullmatch(r"(\d+) ([+-]) (\d+) =", example.prompt)
         if match:
             a, sign, b = match.groups()
             result = int(a) + int(b) if sign == "+" else int(a) - int(b)
             assert int(example.answer) == result
+            seen[sign] += 1
+    assert min(seen["+"], seen["-"]) > 20
 
 
 def test_a_new_pair_is_never_calculated_in_training():
+    seen = Counter()
     for example in _examples("arithmetic"):
         match = re.search(r"(\d+) ([+-]) (\d+)", example.prompt)
         if match:
             a, sign, b = match.groups()
             pair = (int(a), int(b)) if sign == "+" else (int(a) - int(b), int(b))
-            assert is_pair_held_out(*pair) == example.group.endswith("new pair")
+            is_new = example.group.endswith("new pair")
+            assert is_pair_held_out(*pair) == is_new
+            seen[is_new] += 1
+    assert seen[True] and seen[False]
 
 
 def test_brackets_are_balanced_in_the_end():
@@ -124,10 +131,11 @@ def test_the_indirect_object_is_the_name_that_comes_once():
 
 
 def test_repeated_words_continue_as_before():
-    for example in _examples("induction"):
-        if example.group == "repeated words":
-            *_, last = example.prompt.split()
-            assert f"{last}{example.answer}" in example.prompt
+    repeated = [each for each in _examples("induction") if each.group == "repeated words"]
+    assert repeated
+    for example in repeated:
+        *_, last = example.prompt.split()
+        assert f"{last}{example.answer}" in example.prompt
 
 
 def test_the_verb_agrees_with_the_first_noun():

@@ -6,8 +6,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
-import pandas as pd
 import pytest
+import torch
 
 from iglens_tl import TokenSet, Validation, ig_lens, validate
 from iglens_tl.evaluation import agreement, agreement_by_item, runs
@@ -15,6 +15,7 @@ from iglens_tl.interventions import layer_effects, skip_curves
 from iglens_tl.models import adapt, reinitialized
 from iglens_tl.results import Text
 from tests.support.cases import IDS
+from tests.support.closeness import assert_close_to, assert_identical
 from tests.support.results import HOSTILE
 
 PROMPTS = [IDS[: length + 3] for length in range(1, 6)]
@@ -28,9 +29,9 @@ def run(model, **options) -> Validation:
 
 
 def assert_same(first: Validation, second: Validation):
-    pd.testing.assert_frame_equal(first.table, second.table)
-    pd.testing.assert_frame_equal(first.by_item, second.by_item)
-    pd.testing.assert_frame_equal(first.curves.to_frame(), second.curves.to_frame())
+    assert_close_to(first.table, second.table, dtype=torch.float32)
+    assert_close_to(first.by_item, second.by_item, dtype=torch.float32)
+    assert_close_to(first.curves.to_frame(), second.curves.to_frame(), dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,14 @@ def test_tables_are_those_of_agreement(toy, found):
     assert set(expected.index) < set(own.index)
     for column in ("mean", "low", "high"):
         left, right = own.loc[expected.index, column], expected[column]
-        assert left.isna().equals(right.isna())
+        assert_identical(left.isna(), right.isna())
         np.testing.assert_allclose(left.dropna().astype(float), right.dropna(), atol=1e-6)
-    assert own.loc[expected.index, "items"].equals(expected["items"])
+    assert_identical(own.loc[expected.index, "items"], expected["items"])
     items = agreement_by_item(found.credits, found.effects, model=toy, nulls=True)
     names = ["credits", "effects", "prompt", "position", "token_id"]
     left, right = found.by_item.set_index(names), items.set_index(names)
     left = left.loc[right.index, right.columns]
-    pd.testing.assert_frame_equal(left, right, atol=1e-6, rtol=1e-6)
+    assert_close_to(left, right, dtype=torch.float32)
 
 
 def test_the_size_of_chunks_changes_nothing(toy, found):
@@ -93,7 +94,7 @@ def test_random_weights_are_those_of_the_reinitialised_model(toy, found):
     np.testing.assert_allclose(
         rows["mean"].astype(float), expected["mean"].astype(float), atol=1e-4
     )
-    np.testing.assert_array_equal(ig_lens(toy, PROMPTS[:1], answer=[[17]]).values, before)
+    assert_close_to(ig_lens(toy, PROMPTS[:1], answer=[[17]]).values, before, dtype=torch.float32)
 
 
 def test_random_targets_are_credits_of_other_tokens_at_the_same_positions(toy):
@@ -264,7 +265,7 @@ def test_figures_show_credits_nulls_and_effects(found):
     names = [trace.name for trace in found.layers_figure().data]
     assert names == ["ig_lens", "direct_logit_attribution", "skip", "resample"]
     means = found.credits["ig_lens"].values[:, 1:].mean(axis=0)
-    np.testing.assert_allclose(found.layers_figure().data[0].y, means)
+    assert_close_to(found.layers_figure().data[0].y, means)
     assert len(found.curves_figure().data) == 8
     panels = [note.text for note in found.figure().layout.annotations]
     assert panels[:2] == ["skip", "resample"]

@@ -11,6 +11,7 @@ from iglens_tl.interventions import PatchingResult, activation_patching
 from iglens_tl.models import NotApplicableError, adapt, patching
 from tests.conftest import family
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED
+from tests.support.closeness import assert_close_to
 from tests.support.native import native_bridge, native_hooked
 from tests.support.patches import ANSWER, CLEAN, CORRUPTED, OTHER_END, patch
 
@@ -74,8 +75,8 @@ def test_noising_is_denoising_with_the_runs_exchanged(toy_model, backend):
     loop = patch_by_loop(model, "resid_post", into=CLEAN, taken_from=CORRUPTED)
     np.testing.assert_allclose(result.values, loop, atol=1e-5, rtol=0)
     exchanged = patch(model, CORRUPTED, CLEAN)
-    assert (result.values == exchanged.values).all()
-    assert result.clean_value == exchanged.corrupted_value
+    assert_close_to(result.values, exchanged.values, dtype=torch.float32)
+    assert_close_to(result.clean_value, exchanged.corrupted_value, dtype=torch.float32)
     np.testing.assert_allclose(result.recovered, exchanged.recovered, atol=1e-12)
 
 
@@ -207,7 +208,7 @@ def test_attention_that_adds_nothing_is_not_patched_at_all(toy_folder):
             if "o_proj" in name:
                 weight.zero_()
     result = patch(model, corrupted=OTHER_END, site="attn_out")
-    assert (result.values == result.corrupted_value).all()
+    assert_close_to(result.values, result.corrupted_value, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -240,7 +241,7 @@ def test_an_interruption_leaves_no_hook_and_no_mode_behind(toy_folder, backend, 
     assert hook_count(model) == 0
     assert model.training
     assert torch.is_grad_enabled()
-    assert (patch(model).values == expected).all()
+    assert_close_to(patch(model).values, expected, dtype=torch.float32)
 
 
 def test_no_progress_bar_is_drawn_and_those_of_other_calls_stay(toy, capfd):
@@ -339,4 +340,4 @@ def test_facts_and_names_of_the_trained_model_are_found_where_they_stand(demo):
 def test_adapters_are_taken_as_models(toy, denoised):
     result = patch(adapt(toy))
     assert isinstance(result, PatchingResult)
-    assert (result.values == denoised.values).all()
+    assert_close_to(result.values, denoised.values, dtype=torch.float32)

@@ -13,6 +13,7 @@ from iglens_tl.interventions import effects as effects_module
 from iglens_tl.models import adapt
 from iglens_tl.models.capture import run
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS
+from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 from tests.support.families import write_folder
 from tests.support.fixed_batch import FIXED_BATCH
 from tests.support.native import native_bridge, native_hooked
@@ -107,7 +108,7 @@ def test_zero_effects_equal_a_loop_of_hooks_on_every_family(toy_model, name, bac
 @pytest.mark.parametrize("unit", ["layer", "attn", "mlp", "head"])
 def test_a_unit_that_is_skipped_writes_nothing(toy, unit):
     skipped, zeroed = (layer_effects(toy, IDS, intervention=i, unit=unit) for i in ("skip", "zero"))
-    np.testing.assert_array_equal(skipped.values, zeroed.values)
+    assert_close_to(skipped.values, zeroed.values, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
@@ -146,7 +147,7 @@ def test_scope_last_touches_only_the_position_that_is_read(toy_model, backend, u
     found = layer_effects(model, IDS, unit=unit, scope="last", first_token=first_token)
     np.testing.assert_allclose(found.values, expected, atol=1e-5)
     if not first_token:
-        np.testing.assert_array_equal(found.values[0], 0)
+        assert_identical(found.values[0], 0)
         assert "read there have no effects" in found.provenance.notes[1]
 
 
@@ -209,8 +210,8 @@ def test_draws_follow_the_seed(demo):
     first, again, other = (
         layer_effects(demo, "The capital of Vietnam is", **options, seed=seed) for seed in (0, 0, 1)
     )
-    np.testing.assert_array_equal(first.values, again.values)
-    assert not np.array_equal(first.values, other.values)
+    assert_close_to(first.values, again.values, dtype=torch.float32)
+    assert_far_from(first.values, other.values)
 
 
 @pytest.mark.parametrize("intervention", ["skip", "mean", "resample", "early_exit"])
@@ -255,7 +256,7 @@ def test_every_value_can_be_measured(toy):
 def test_effects_are_separate_and_keep_in_a_file(toy, tmp_path):
     found = layer_effects(toy, IDS, unit="head")
     assert not found.additive and found.kind == "effect" and found.segments[5] == "L1.H1"
-    np.testing.assert_array_equal(found.changes, found.values)
+    assert_identical(found.changes, found.values)
     loaded = type(found).load(found.save(tmp_path / "effects.parquet"))
     assert loaded.kind == "effect" and loaded.provenance == found.provenance
     assert found.heatmap().data

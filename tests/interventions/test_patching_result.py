@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from iglens_tl import ig_lens, write_html
 from iglens_tl.results import Target, Text
 from iglens_tl.results.agreement import pairwise_agreement
 from iglens_tl.views.figures import patching_heatmap
+from tests.support.closeness import assert_close_to, assert_identical
 from tests.support.patches import ANSWER, CLEAN, OTHER_END, patch
 from tests.support.results import HOSTILE
 
@@ -23,9 +25,9 @@ def denoised(toy):
 def test_effects_are_the_changes_of_the_curve_at_the_last_position(toy, denoised):
     effects = denoised.to_effects()
     assert effects.segments == ("L0", "L1", "L2")
-    assert effects.baseline[0] == denoised.corrupted_value
-    assert effects.final[0] == denoised.clean_value
-    assert (effects.levels[0] == denoised.values[:, -1]).all()
+    assert_identical(effects.baseline[0], denoised.corrupted_value)
+    assert_identical(effects.final[0], denoised.clean_value)
+    assert_identical(effects.levels[0], denoised.values[:, -1])
     assert effects.values.sum() == pytest.approx(
         denoised.clean_value - denoised.corrupted_value, abs=1e-12
     )
@@ -40,11 +42,11 @@ def test_effects_are_the_changes_of_the_curve_at_the_last_position(toy, denoised
 def test_effects_begin_with_the_embedding_where_the_last_tokens_differ(toy):
     result = patch(toy, corrupted=OTHER_END)
     before = patch(toy, corrupted=OTHER_END, site="resid_pre")
-    assert result.embed_value == before.values[0, -1]
+    assert_close_to(result.embed_value, before.values[0, -1], dtype=torch.float32)
     # With the embedding of the only token that differs, everything is the clean run.
     assert result.embed_value == pytest.approx(result.clean_value, abs=1e-6)
     effects = result.to_effects()
-    assert effects.baseline[0] == result.embed_value
+    assert_identical(effects.baseline[0], result.embed_value)
     assert abs(effects.values).max() < 1e-6
 
 
@@ -52,8 +54,9 @@ def test_effects_of_noising_are_what_is_lost(toy, denoised):
     result = patch(toy, direction="noising")
     effects = result.to_effects()
     assert effects.baseline[0] == 0
-    assert effects.final[0] == denoised.clean_value - denoised.corrupted_value
-    np.testing.assert_allclose(effects.levels[0], result.clean_value - result.values[:, -1])
+    lost = denoised.clean_value - denoised.corrupted_value
+    assert_close_to(effects.final[0], lost, dtype=torch.float32)
+    assert_close_to(effects.levels[0], result.clean_value - result.values[:, -1])
     assert "lost" in effects.provenance.notes[-1]
 
 
@@ -67,11 +70,11 @@ def test_tables_name_positions_by_both_prompts(denoised):
     wide, tidy = denoised.to_frame(), denoised.to_frame(tidy=True)
     assert wide.shape == (4, 3)
     assert [token.strip() for token in wide.index[1][1:]] == ["w17", "w70"]
-    assert wide.loc[1, "L1"].item() == denoised.values[1, 1]
+    assert_identical(wide.loc[1, "L1"].item(), denoised.values[1, 1])
     assert len(tidy) == 12
     row = tidy[(tidy["layer"] == 1) & (tidy["position"] == 1)].iloc[0]
-    assert row["value"] == denoised.values[1, 1]
-    assert row["recovered"] == denoised.recovered[1, 1]
+    assert_identical(row["value"], denoised.values[1, 1])
+    assert_identical(row["recovered"], denoised.recovered[1, 1])
     assert row["clean_token"] != row["corrupted_token"]
     assert (row["site"], row["direction"], row["unit"]) == (
         "resid_post",
@@ -93,7 +96,7 @@ def test_results_are_immutable_and_say_what_they_hold(denoised):
 def test_the_map_has_a_cell_for_every_layer_and_position(denoised, show, tmp_path):
     figure = denoised.heatmap(show=show)
     numbers = denoised.recovered if show == "recovered" else denoised.values
-    np.testing.assert_array_equal(np.array(figure.data[0].z), numbers)
+    assert_identical(np.array(figure.data[0].z), numbers)
     labels = figure.layout.xaxis.ticktext
     assert [position for position, label in enumerate(labels) if "|" in label] == [1]
     scale = figure.layout.coloraxis

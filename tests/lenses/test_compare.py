@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -19,6 +18,7 @@ from iglens_tl import (
 )
 from iglens_tl.models import adapt
 from tests.support.cases import EVERY_MODEL, IDS
+from tests.support.closeness import assert_close_to, assert_identical
 
 STATE_LENSES = ("logit_lens", "direct_logit_attribution", "ig_lens")
 
@@ -87,7 +87,7 @@ def test_the_wide_table_has_a_column_for_every_lens_and_segment(comparison):
     frame = comparison.to_frame()
     assert frame.columns.names == ["lens", "segment"]
     assert list(frame["ig_lens"].columns) == ["embed", "L0", "L1", "L2"]
-    np.testing.assert_array_equal(frame["logit_lens"], comparison["logit_lens"].values)
+    assert_identical(frame["logit_lens"], comparison["logit_lens"].values)
     assert frame.index.names == ["prompt", "position", "token_id", "token"]
 
 
@@ -109,15 +109,12 @@ def test_the_tidy_table_states_units_sums_errors_and_costs(comparison):
     )
     for lens in ("direct_logit_attribution", "ig_lens"):
         part = sums.loc[lens]
-        np.testing.assert_allclose(part["value"], part["sum"])
+        assert_close_to(part["value"], part["sum"])
         np.testing.assert_allclose(part["sum"], part["expected_sum"], atol=1e-4)
     assert frame[frame["lens"] == "logit_lens"]["sum"].isna().all()
     costs = ["forward_passes", "backward_passes", "readout_rows", "seconds"]
-    pd.testing.assert_frame_equal(
-        by_lens[costs].sort_index(),
-        comparison.cost_frame()[costs].sort_index(),
-        check_dtype=False,
-    )
+    found, expected = by_lens[costs].sort_index(), comparison.cost_frame()[costs].sort_index()
+    assert_identical(found, expected, check_dtype=False)
 
 
 def test_options_are_given_by_lens_and_the_value_to_all_that_have_one(toy):
@@ -129,9 +126,8 @@ def test_options_are_given_by_lens_and_the_value_to_all_that_have_one(toy):
     )
     assert comparison["ig_lens"].unit == "nats"
     assert comparison["logit_lens"].unit == "logit"
-    np.testing.assert_allclose(
-        comparison["ig_lens"].values, ig_lens(toy, IDS, baseline="zero", value="logprob").values
-    )
+    alone = ig_lens(toy, IDS, baseline="zero", value="logprob")
+    assert_close_to(comparison["ig_lens"].values, alone.values, dtype=torch.float32)
 
 
 def test_a_lens_that_does_not_apply_is_left_out_with_the_reason(toy_model):
@@ -160,7 +156,7 @@ def test_a_lens_that_turns_out_not_to_apply_lets_the_others_run(toy_folder):
 def test_a_comparison_survives_its_file(comparison, tmp_path):
     path = comparison.save(tmp_path / "comparison.json")
     loaded = LensComparison.load(path)
-    pd.testing.assert_frame_equal(loaded.to_frame(tidy=True), comparison.to_frame(tidy=True))
+    assert_identical(loaded.to_frame(tidy=True), comparison.to_frame(tidy=True))
     assert loaded.costs == dict(comparison.costs)
     assert loaded.to_json() == comparison.to_json()
     assert repr(loaded) == repr(comparison)
@@ -219,9 +215,7 @@ def test_the_summary_of_a_comparison_covers_lenses_tokens_and_pairs(comparison):
     assert len(summary.agreement) == 3
     assert len(summary.agreement_by_target) == 3 * 9
     assert list(summary.onsets.columns) == list(STATE_LENSES)
-    np.testing.assert_array_equal(
-        summary.onsets["ig_lens"], comparison["ig_lens"].onset().to_numpy()
-    )
+    assert_identical(summary.onsets["ig_lens"], comparison["ig_lens"].onset().to_numpy())
     same = summary.agreement.set_index(["lens", "other"]).loc[("logit_lens", "ig_lens")]
     assert same["rank_correlation"] == pytest.approx(1)
     assert same["sign_agreement"] == pytest.approx(1)

@@ -19,6 +19,7 @@ from iglens_tl.models import NotApplicableError, adapt
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
+from tests.support.closeness import assert_identical
 from tests.support.native import native_bridge, native_hooked
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -308,7 +309,7 @@ def test_the_result_names_its_options_and_survives_a_file(toy, tmp_path):
         path = result.save(tmp_path / f"result.{ending}")
         loaded = type(result).load(path)
         assert loaded.segments == result.segments
-        np.testing.assert_array_equal(loaded.values, result.values)
+        assert_identical(loaded.values, result.values)
 
 
 def test_unknown_and_contradictory_options_are_explained(toy):

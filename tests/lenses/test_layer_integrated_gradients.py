@@ -21,6 +21,7 @@ from iglens_tl.lenses.layer_ig import LAYER_BASELINES
 from iglens_tl.models import adapt, capture
 from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, IDS
+from tests.support.closeness import assert_close_to, assert_far_from
 
 PROMPT, NEXT = IDS[:6], IDS[6]
 # Their routing jumps along the path, and no integral of gradients sees a jump.
@@ -52,7 +53,7 @@ def test_each_layer_sums_to_its_own_difference(toy_model, name, backend):
         assert (result.levels - result.values)[0, segment] == pytest.approx(own, abs=1e-4)
         if name not in EXPERTS:
             assert result.values[0, segment] == pytest.approx(result.final[0] - own, abs=0.02)
-    assert result.baseline[0] == (result.levels - result.values)[0, 0]
+    assert_close_to(result.baseline[0], (result.levels - result.values)[0, 0])
     expected = ig_lens(model, PROMPT, targets=[NEXT], value="logprob").final
     np.testing.assert_allclose(result.final, expected, atol=1e-6)
 
@@ -99,7 +100,8 @@ def test_targets_and_prompts_are_measured_as_one_by_one(toy):
     for number, prompt in enumerate((PROMPT, IDS)):
         for place, target in enumerate((NEXT, 30)):
             single = measure(toy, prompt, targets=[target], **options)
-            np.testing.assert_allclose(both.values[2 * number + place], single.values[0], 1e-4)
+            found = both.values[2 * number + place]
+            assert_close_to(found, single.values[0], dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("baseline", "extra"), [("mean", 0), ("input_zero", 1)])
@@ -121,8 +123,8 @@ def test_a_users_hooks_stay_active_and_the_model_is_left_as_it_was(toy_folder):
     with torch.no_grad(), model.hooks(fwd_hooks=[silence]):
         result = measure(model, positions="all", value="logit")
         expected = ig_lens(model, PROMPT, targets=[NEXT], value="logit").final
-    np.testing.assert_allclose(result.final, expected)
-    assert result.final != pytest.approx(untouched.final)
+    assert_close_to(result.final, expected, dtype=torch.float32)
+    assert_far_from(result.final, untouched.final)
     np.testing.assert_allclose(result.levels[:, 1:], result.final[:, None].repeat(3, 1), atol=0.01)
     assert model.training
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())

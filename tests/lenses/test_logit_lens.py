@@ -9,6 +9,7 @@ import torch
 from iglens_tl import ig_lens, logit_lens
 from iglens_tl.models import adapt
 from tests.support.cases import EVERY_MODEL, IDS, TL_VERSION
+from tests.support.closeness import assert_close_to, assert_identical
 
 
 def exit_log_probs(model, layer):
@@ -49,7 +50,7 @@ def test_levels_and_statistics_are_those_of_a_model_that_exits_early(toy_model, 
 def test_its_differences_are_the_credits_of_ig_lens(toy, value):
     levels = logit_lens(toy, IDS, value=value)
     credits = ig_lens(toy, IDS, value=value, baseline="embed")
-    np.testing.assert_array_equal(levels.changes, credits.values)
+    assert_close_to(levels.changes, credits.values, dtype=torch.float32)
     assert not levels.additive
     assert np.isnan(levels.completeness_error).all()
     assert list(levels.to_frame().columns[-2:]) == ["final", "onset"]
@@ -110,11 +111,10 @@ def test_a_result_with_statistics_survives_files_and_selection(toy, tmp_path):
     for suffix in ("json", "parquet"):
         loaded = LensResult.load(result.save(tmp_path / f"lens.{suffix}"))
         for name, numbers in result.statistics.items():
-            np.testing.assert_array_equal(loaded.statistics[name], numbers)
+            assert_identical(loaded.statistics[name], numbers)
     second = result.for_prompt(1)
-    np.testing.assert_array_equal(
-        second.statistics["entropy"], result.statistics["entropy"][len(IDS) - 1 :]
-    )
+    expected = result.statistics["entropy"][len(IDS) - 1 :]
+    assert_identical(second.statistics["entropy"], expected)
     assert {"entropy", "kl_to_final"} <= set(result.to_frame(tidy=True).columns)
     for show in ("entropy", "kl_to_final", "rank"):
         assert show in result.heatmap(show=show).layout.coloraxis.colorbar.title.text

@@ -20,6 +20,7 @@ from iglens_tl.lenses.orders.shapley import (
     resolve_shapley_rule,
     shapley_values,
 )
+from tests.support.closeness import assert_far_from, assert_identical
 
 tables = st.integers(1, 5).flatmap(
     lambda n: st.lists(st.floats(-5, 5, allow_subnormal=False), min_size=2**n, max_size=2**n).map(
@@ -138,10 +139,10 @@ def test_several_targets_are_solved_as_each_alone():
 
 def test_sampled_orders_come_with_their_reverses_and_follow_from_the_seed():
     drawn = antithetic_permutations(6, 10, seed=3)
-    assert (drawn.sort(dim=1).values == torch.arange(6)).all()
-    torch.testing.assert_close(drawn[1::2], drawn[::2].flip(1))
-    torch.testing.assert_close(drawn, antithetic_permutations(6, 10, seed=3))
-    assert not torch.equal(drawn, antithetic_permutations(6, 10, seed=4))
+    assert_identical(drawn.sort(dim=1).values, torch.arange(6).expand(len(drawn), -1))
+    assert_identical(drawn[1::2], drawn[::2].flip(1))
+    assert_identical(drawn, antithetic_permutations(6, 10, seed=3))
+    assert_far_from(drawn, antithetic_permutations(6, 10, seed=4))
 
 
 def test_prefixes_are_who_has_joined_so_far():
@@ -186,7 +187,7 @@ def test_games_without_interaction_are_estimated_without_error():
 
 def test_coalitions_of_sampled_orders_are_valued_once():
     rule = resolve_shapley_rule(4, n_permutations=200, seed=0)
-    assert torch.equal(rule.coalitions, all_coalitions(4))
+    assert_identical(rule.coalitions, all_coalitions(4))
 
 
 def test_exact_values_are_the_default_up_to_fourteen_players():

@@ -30,6 +30,7 @@ from iglens_tl.models import adapt
 from iglens_tl.trace import begin_trace
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.chords import states_of
+from tests.support.closeness import assert_close_to, assert_identical
 
 TEXT = IDS[:6]
 PROMPT, NEXT = TEXT[:-1], TEXT[1:]
@@ -172,7 +173,7 @@ def test_the_logit_lens_reads_the_levels_of_every_value(toy_model, value):
     levels, credits = logit_lens(model, TEXT, value=value), ig_lens(model, TEXT, value=value)
     np.testing.assert_allclose(levels.values, credits.levels, atol=1e-12)
     assert levels.unit == credits.unit == UNITS[name_of(value)]
-    np.testing.assert_array_equal(levels.ranks, credits.ranks)
+    assert_identical(levels.ranks, credits.ranks)
 
 
 @BY_NAME
@@ -291,7 +292,7 @@ def test_candidates_are_no_sequence(toy, lens):
         lens(toy, PROMPT, targets=[5, 9], value="sequence_logprob")
     one = lens(toy, PROMPT, targets=[5], value="sequence_logprob")
     other = lens(toy, PROMPT, targets=[5], value="logprob")
-    np.testing.assert_array_equal(one.values, other.values)
+    assert_close_to(one.values, other.values, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("ending", ["json", "parquet"])
@@ -300,9 +301,9 @@ def test_the_result_of_a_sequence_survives_a_file(toy, tmp_path, ending):
     loaded = LensResult.load(result.save(tmp_path / f"sequence.{ending}"))
     assert loaded.targets == result.targets and loaded.segments == result.segments
     for field in ("values", "levels", "baseline", "final"):
-        np.testing.assert_array_equal(getattr(loaded, field), getattr(result, field))
+        assert_identical(getattr(loaded, field), getattr(result, field))
     assert loaded.ranks is None and loaded.provenance.notes == result.provenance.notes
-    np.testing.assert_allclose(loaded.to_frame()["sum"], result.values.sum(1))
+    assert_close_to(loaded.to_frame()["sum"], result.values.sum(1))
     assert len(loaded.contributors(top=3)) == 4
     loaded.waterfall(0)
     loaded.heatmap()

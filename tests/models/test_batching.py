@@ -25,6 +25,7 @@ from iglens_tl.models.batching import (
     shared_passes,
 )
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED
+from tests.support.closeness import assert_identical
 from tests.support.families import D_VOCAB, Family, write_folder
 from tests.support.native import native_bridge, native_hooked
 
@@ -151,11 +152,11 @@ def test_padding_on_the_right_reaches_no_state_of_a_text(toy_model, name, backen
 def test_a_ragged_batch_gives_the_numbers_of_its_texts_one_by_one(toy_model, name, backend):
     adapter = adapt(toy_model(name, backend))
     assert len(shared_passes(adapter, TEXTS)) == 1
-    together = ig_lens(adapter, TEXTS, sublayers=adapter.block_kind == "sequential")
-    alone = [ig_lens(adapter, ids, sublayers=adapter.block_kind == "sequential") for ids in TEXTS]
-    for name in ("values", "levels", "final", "baseline"):
-        expected = np.concatenate([getattr(result, name) for result in alone])
-        np.testing.assert_allclose(getattr(together, name), expected, rtol=0, atol=1e-4)
+    together = ig_lens(adapter, TEXTS)
+    alone = [ig_lens(adapter, ids) for ids in TEXTS]
+    for numbers in ("values", "levels", "final", "baseline"):
+        expected = np.concatenate([getattr(result, numbers) for result in alone])
+        np.testing.assert_allclose(getattr(together, numbers), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ALIBI, ids=lambda family: family.name)
@@ -258,9 +259,9 @@ def test_whole_texts_are_cut_before_they_are_reduced(toy, by):
 def test_patterns_are_cut_on_both_axes_of_positions():
     pattern = torch.arange(2 * 5 * 5).view(2, 5, 5)
     cut = cut_padding(pattern, 3, site="blocks.0.attn.hook_pattern")
-    assert torch.equal(cut, pattern[:, :3, :3])
+    assert_identical(cut, pattern[:, :3, :3])
     states = torch.arange(10).view(5, 2)
-    assert torch.equal(cut_padding(states, 3, site="blocks.0.hook_resid_pre"), states[:3])
+    assert_identical(cut_padding(states, 3, site="blocks.0.hook_resid_pre"), states[:3])
 
 
 def test_a_model_without_tokenizer_is_padded_with_a_token_that_it_knows():

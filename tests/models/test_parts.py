@@ -12,6 +12,7 @@ from iglens_tl.models.adapter import bridge_class
 from iglens_tl.models.components import embedding_sites, head_values, split_neurons
 from tests.conftest import family
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS, TL_VERSION
+from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 from tests.support.families import Family, write_folder
 from tests.support.native import native_bridge, native_hooked
 
@@ -154,7 +155,7 @@ def test_the_embeddings_of_tokens_and_positions_add_up_to_the_state(
     sites = embedding_sites(adapt(model))
     found = states(model, [site for _, site in sites] + ["blocks.0.hook_resid_pre"])
     total = sum(found[site] for _, site in sites)
-    assert torch.equal(total, found["blocks.0.hook_resid_pre"])
+    assert_close_to(total, found["blocks.0.hook_resid_pre"])
     learned = name in LEARNED_POSITIONS
     assert [label for label, _ in sites] == (["embed", "pos_embed"] if learned else ["embed"])
 
@@ -171,9 +172,10 @@ def test_one_part_of_the_embedding_knows_only_tokens_the_other_only_positions(
         dict.fromkeys(sites.values(), torch.clone),
     )
     tokens, positions = two[sites["embed"]], two[sites["pos_embed"]]
-    assert torch.equal(tokens[0, 0], tokens[0, 1]) and torch.equal(tokens[0, 3], tokens[1, 0])
-    assert torch.equal(positions[0], positions[1])
-    assert not torch.allclose(positions[0, 0], positions[0, 1])
+    assert_identical(tokens[0, 0], tokens[0, 1])
+    assert_identical(tokens[0, 3], tokens[1, 0])
+    assert_identical(positions[0], positions[1])
+    assert_far_from(positions[0, 0], positions[0, 1])
 
 
 @pytest.mark.parametrize(("name", "backend"), WITHOUT_LATER_NORM)
@@ -220,9 +222,9 @@ def test_flattened_values_are_taken_apart(toy):
     values, pattern, z = states(toy, sites).values()
     pattern = pattern.transpose(0, 1)
     whole = head_values(adapter, 1, values, pattern, z)
-    assert torch.equal(head_values(adapter, 1, values.flatten(1), pattern, z), whole)
+    assert_close_to(head_values(adapter, 1, values.flatten(1), pattern, z), whole)
     some = torch.tensor([2, 5])
-    assert torch.equal(head_values(adapter, 1, values, pattern[some], z[some]), whole)
+    assert_close_to(head_values(adapter, 1, values, pattern[some], z[some]), whole)
 
 
 @pytest.mark.parametrize(("name", "backend"), MIXTURES)

@@ -26,6 +26,7 @@ from experiments.planted.study import score_model, study, summarise
 from iglens_tl.models import adapt
 from iglens_tl.models.adapter import hooked_transformer_class
 from tests.planted.by_hand import p_of_answer
+from tests.support.closeness import assert_close_to
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
@@ -166,7 +167,7 @@ def test_the_study_has_a_row_for_every_lens_and_question(scores):
     n_lenses = len(MEASURES) + 1
     assert len(scores) == n_lenses * (2 + 2 + 1)  # nothing is necessary where there is a backup
     even = scores[(scores["lens"] == EVEN) & (scores["kind"] == "writer")]
-    assert (even["mass"] == 0.2).all()
+    assert_close_to(even["mass"], 0.2)
     assert not even["silent"].any()
     own = score_model(writer(2, seed=0))
     row = scores[scores["place"] == "L2"].iloc[1]
@@ -180,7 +181,8 @@ def test_a_summary_leaves_out_silent_models(scores):
     found = summary.loc[("order straight_uniform", "writer")]
     both = scores.query("lens == 'order straight_uniform' and kind == 'writer'")
     both = both.loc[both["question"] == "writers", "mass"]
-    assert (found["mean"], found["low"], found["high"]) == (both.mean(), both.min(), both.max())
+    assert_close_to(found["mean"], both.mean())
+    assert (found["low"], found["high"]) == (both.min(), both.max())
 
 
 def test_cells_say_the_range_and_where_a_lens_is_silent():

@@ -24,6 +24,7 @@ from experiments.planted.stream import SCALE
 from experiments.planted.vocabulary import CAPITALS, UNSURE, WORDS, reference_texts
 from iglens_tl.models.adapter import hooked_transformer_class
 from tests.planted.by_hand import PARTS, logits_without, p_of_answer, token_ids, tokenizer
+from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 
 EXAMPLES = (
     writer(1, seed=0),
@@ -132,7 +133,7 @@ def test_the_constant_keeps_the_norm(model):
     found = torch.stack(scales)
     # From the second half of the block that cools, the constant is smaller by design.
     ruled = found if model.kind != "cooler" else found[: 2 * 3 + 2]
-    torch.testing.assert_close(ruled, torch.full_like(ruled, SCALE), rtol=0.025, atol=0)
+    assert_close_to(ruled, torch.full_like(ruled, SCALE), tolerance=0.025)
     if model.kind == "cooler":
         assert (found[-1, -1] > 2 * SCALE).all()
 
@@ -162,7 +163,8 @@ def test_a_cooler_changes_no_ratio_of_logits():
     with_it = logits_without(hf, model)[readable]
     without = logits_without(hf, model, ["L4.mlp"])[readable]
     assert with_it[0] > 2 * without[0]
-    torch.testing.assert_close(with_it[0] / with_it[1], without[0] / without[1], rtol=1e-4, atol=0)
+    ratio = without[0] / without[1]
+    assert_close_to(with_it[0] / with_it[1], ratio, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("model", [router(1, 3, seed=0), relay(1, 3, 2, seed=0)])
@@ -199,5 +201,5 @@ def test_transformer_lens_computes_the_same_model(model, backend, loaded):
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_other_weights():
     first, again, other = (writer(1, seed=seed).build() for seed in (0, 0, 1))
-    assert torch.equal(first.lm_head.weight, again.lm_head.weight)
-    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+    assert_identical(first.lm_head.weight, again.lm_head.weight)
+    assert_far_from(first.lm_head.weight, other.lm_head.weight)

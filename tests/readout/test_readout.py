@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from iglens_tl.readout import (
     tiles,
 )
 from iglens_tl.readout.tiles import vocabulary_tiles
+from tests.support.closeness import assert_close_to, assert_identical
 from tests.support.readouts import EVERY_READOUT, random_readout
 
 
@@ -54,11 +54,11 @@ def test_a_sweep_keeps_what_whole_rows_say(norm, transform, bias):
             assert reading.ranks is reading.top_ids is reading.entropies is None
             continue
         ranks = (logits[rows] > at_tokens[:, None]).sum(1) + 1
-        assert torch.equal(reading.ranks, ranks)
+        assert_identical(reading.ranks, ranks)
         top = log_probs.exp().topk(4, dim=1)
         torch.testing.assert_close(reading.top_probs, top.values[rows])
         if transform.softcap is None:  # near the cap different logits round to equal probabilities
-            assert torch.equal(reading.top_ids, top.indices[rows])
+            assert_identical(reading.top_ids, top.indices[rows])
         entropies = -(log_probs.exp() * log_probs).sum(1)
         torch.testing.assert_close(reading.entropies, entropies[rows])
         divergences = (final.exp() * (final - log_probs)).sum(1)
@@ -86,10 +86,10 @@ def test_a_sweep_does_not_depend_on_how_the_vocabulary_is_tiled(n_states, d_voca
     torch.testing.assert_close(reading.log_normalizers, logits.logsumexp(1)[rows])
     if top_k:
         top = logits.softmax(1).topk(min(top_k, d_vocab), dim=1)
-        assert torch.equal(reading.top_ids, top.indices[rows])
+        assert_identical(reading.top_ids, top.indices[rows])
         torch.testing.assert_close(reading.top_probs, top.values[rows])
         ranks = (logits[rows] > at_tokens[:, None]).sum(1) + 1
-        assert torch.equal(reading.ranks, ranks)
+        assert_identical(reading.ranks, ranks)
 
 
 @given(n_rows=st.integers(1, 5), d_vocab=st.integers(2, 3000), columns=st.integers(1, 4000))
@@ -130,7 +130,7 @@ def test_half_precision_weights_are_read_out_in_float32():
     reading = read_each(half, states, tokens)
     expected = half.normalize(states) @ half.unembed.float()
     assert half.logits(states).dtype == torch.float32
-    torch.testing.assert_close(reading.log_normalizers, expected.double().logsumexp(1))
+    assert_close_to(reading.log_normalizers, expected.double().logsumexp(1), dtype=torch.float32)
 
 
 def test_levels_do_not_depend_on_the_number_of_states_read_together():
@@ -139,9 +139,9 @@ def test_levels_do_not_depend_on_the_number_of_states_read_together():
     tokens = torch.randint(3000, (3000,))
     together = read_each(readout, states, tokens, top_k=2)
     alone = read_each(readout, states[2500:2501], tokens[2500:2501], top_k=2)
-    np.testing.assert_allclose(together.target_logits[2500], alone.target_logits[0], rtol=1e-5)
+    assert_close_to(together.target_logits[2500], alone.target_logits[0], dtype=torch.float32)
     assert together.ranks[2500] == alone.ranks[0]
-    assert torch.equal(together.top_ids[2500], alone.top_ids[0])
+    assert_identical(together.top_ids[2500], alone.top_ids[0])
 
 
 def test_the_most_probable_token_is_the_argmax_of_the_logits():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from iglens_tl import direct_logit_attribution
 from iglens_tl.results.contributors import OTHERS, largest
 from iglens_tl.results.segments import parse_segment
+from tests.support.closeness import assert_close_to, assert_identical
 from tests.support.results import make_component_result, make_result
 
 
@@ -35,13 +36,13 @@ def test_components_stand_by_size_with_what_their_labels_say(result):
     frame = result.contributors(top=5, target=1)
     named = frame[frame["segment"] != OTHERS]
     sizes = np.sort(np.abs(result.values[1]))[::-1]
-    np.testing.assert_array_equal(named["credit"].abs(), sizes[:5])
-    np.testing.assert_allclose(named["share"], sizes[:5] / sizes.sum())
+    assert_identical(named["credit"].abs(), sizes[:5])
+    assert_close_to(named["share"], sizes[:5] / sizes.sum())
     assert named["rank"].tolist() == [1, 2, 3, 4, 5]
     for _, line in named.iterrows():
         segment = parse_segment(line["segment"])
         place = result.segments.index(line["segment"])
-        assert line["credit"] == result.values[1, place]
+        assert_identical(line["credit"], result.values[1, place])
         assert line["part"] == segment.part
         for name in ("layer", "head", "source", "neuron", "direction"):
             number = getattr(segment, name)
@@ -93,16 +94,15 @@ def test_layers_sum_their_components_and_keep_the_level_of_their_end(result):
     for place, label in enumerate(result.segments):
         coarse = layers.segments.index(parse_segment(label).layer_label)
         expected[:, coarse] += result.values[:, place]
-        np.testing.assert_array_equal(layers.ranks[:, coarse] >= 0, True)
+        assert (layers.ranks[:, coarse] >= 1).all()
         if place + 1 == len(result.segments) or (
             parse_segment(result.segments[place + 1]).layer_label != layers.segments[coarse]
         ):
-            np.testing.assert_array_equal(layers.levels[:, coarse], result.levels[:, place])
-            np.testing.assert_array_equal(layers.ranks[:, coarse], result.ranks[:, place])
-            np.testing.assert_array_equal(layers.top.ids[:, coarse], result.top.ids[:, place])
-            np.testing.assert_array_equal(
-                layers.statistics["entropy"][:, coarse], result.statistics["entropy"][:, place]
-            )
+            assert_identical(layers.levels[:, coarse], result.levels[:, place])
+            assert_identical(layers.ranks[:, coarse], result.ranks[:, place])
+            assert_identical(layers.top.ids[:, coarse], result.top.ids[:, place])
+            entropies = result.statistics["entropy"][:, place]
+            assert_identical(layers.statistics["entropy"][:, coarse], entropies)
     np.testing.assert_allclose(layers.values, expected, rtol=0, atol=1e-15)
     np.testing.assert_allclose(layers.segment_error, 0, atol=1e-14)
     np.testing.assert_allclose(layers.completeness_error, result.completeness_error, atol=1e-15)
@@ -115,10 +115,8 @@ def test_heads_sum_their_sources_and_leave_everything_else(result):
     sources = [i for i, label in enumerate(result.segments) if label.startswith("L1.H1<")]
     np.testing.assert_allclose(heads.values[:, place], result.values[:, sources].sum(1), atol=1e-15)
     for label in ("embed", "L1.mlp", "norm_bias"):
-        np.testing.assert_array_equal(
-            heads.values[:, heads.segments.index(label)],
-            result.values[:, result.segments.index(label)],
-        )
+        column = result.values[:, result.segments.index(label)]
+        assert_identical(heads.values[:, heads.segments.index(label)], column)
     for layers in (heads.by_layer(), result.by_layer()):
         np.testing.assert_allclose(layers.values, result.by_layer().values, atol=1e-15)
 
@@ -135,7 +133,7 @@ def test_the_heads_of_a_model_sum_to_its_layers(toy_model):
 def test_coarser_results_are_saved_and_loaded(result, tmp_path):
     layers = result.by_layer()
     loaded = type(layers).load(layers.save(tmp_path / "layers.json"))
-    np.testing.assert_array_equal(loaded.values, layers.values)
+    assert_identical(loaded.values, layers.values)
     assert loaded.segments == layers.segments
 
 

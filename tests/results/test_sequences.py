@@ -10,6 +10,7 @@ import pytest
 from iglens_tl import LensResult
 from iglens_tl.results import Provenance, Text
 from iglens_tl.results.sequences import sum_over_targets
+from tests.support.closeness import assert_close_to, assert_identical
 from tests.support.results import make_component_result, make_result
 
 
@@ -30,7 +31,7 @@ def test_all_numbers_of_a_text_are_added_up():
     assert isinstance(whole, LensResult)
     for field in ("values", "levels", "baseline", "final"):
         expected = getattr(result, field).sum(0, keepdims=True)
-        np.testing.assert_allclose(getattr(whole, field), expected, rtol=1e-15)
+        assert_close_to(getattr(whole, field), expected)
     np.testing.assert_allclose(whole.completeness_error, 0, atol=1e-14)
     np.testing.assert_allclose(whole.segment_error, 0, atol=1e-14)
     assert whole.segments == result.segments and whole.texts == result.texts
@@ -50,8 +51,8 @@ def test_every_text_keeps_a_target_of_its_own():
         for text, target in enumerate(whole.targets):
             rows = [row for row, prompt in enumerate(prompts) if prompt == text]
             assert target.token == "".join(result.targets[row].token for row in rows)
-            np.testing.assert_allclose(whole.values[text], result.values[rows].sum(0))
-            np.testing.assert_allclose(whole.final[text], result.final[rows].sum())
+            assert_close_to(whole.values[text], result.values[rows].sum(0))
+            assert_close_to(whole.final[text], result.final[rows].sum())
 
 
 def test_what_belongs_to_single_tokens_is_left_out():
@@ -84,7 +85,7 @@ def test_a_single_token_is_a_sequence_of_one():
     result = make_result(tokens=(" Hanoi",))
     whole = sum_over_targets(result)
     assert whole.targets == result.targets
-    np.testing.assert_array_equal(whole.values, result.values)
+    assert_identical(whole.values, result.values)
 
 
 @pytest.mark.parametrize("ending", ["json", "parquet"])
@@ -92,5 +93,5 @@ def test_the_sum_survives_a_file(tmp_path, ending):
     whole = sum_over_targets(of_two_texts([0, 0, 1, 1, 1]))
     loaded = LensResult.load(whole.save(tmp_path / f"sum.{ending}"))
     assert loaded.targets == whole.targets and loaded.provenance == whole.provenance
-    np.testing.assert_array_equal(loaded.values, whole.values)
+    assert_identical(loaded.values, whole.values)
     assert len(loaded.to_frame()) == 2

@@ -23,10 +23,8 @@ def loadable(backend: str) -> list[str]:
     for family in FAMILIES:
         if backend == "hooked" and not (HAS_HOOKED and family.hooked):
             continue
-        # TransformerLens 3.9 computes another attention than Hugging Face for Cohere.
-        if family.name == "cohere" and TL_VERSION.startswith("3."):
-            continue
-        names.append(family.name)
+        if TL_VERSION.split(".")[0] not in family.wrong_in:
+            names.append(family.name)
     return names
 
 

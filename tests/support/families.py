@@ -1,4 +1,6 @@
-"""Tiny random Hugging Face models of every supported family, built without any download."""
+"""Tiny random Hugging Face models, built without any download: the families that all tests cover.
+
+`tests.support.further_families` has the others."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 D_VOCAB = 97
 """A prime vocabulary size, so that a transposed or reshaped axis cannot go unnoticed."""
 
-_LLAMA_LIKE = {
+LLAMA_LIKE = {
     "vocab_size": D_VOCAB,
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -26,7 +28,7 @@ _LLAMA_LIKE = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-_NEOX_LIKE = _LLAMA_LIKE | {"num_key_value_heads": None}
+_NEOX_LIKE = LLAMA_LIKE | {"num_key_value_heads": None}
 _MOE = {"num_experts_per_tok": 2}
 
 
@@ -41,13 +43,14 @@ class Family:
     """Whether attention and MLP read the same state, so that there is no `resid_mid`."""
     hooked: bool = True
     """Whether HookedTransformer can convert it from a local folder."""
+    wrong_in: tuple[str, ...] = ()
+    """Major versions of TransformerLens whose bridge does not compute what Hugging Face does."""
+    splits: tuple[str, ...] = ("head", "neuron")
+    """Into which parts its attention and MLP can be split."""
 
     def config(self) -> transformers.PretrainedConfig:
         """Return the toy configuration."""
-        prefix = self.architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
-        suffix = "TextConfig" if prefix == "Gemma3" else "Config"
-        config_class = getattr(transformers, prefix + suffix)
-        return config_class(
+        return getattr(transformers, self.architecture).config_class(
             **{key: value for key, value in self.options.items() if value is not None}
         )
 
@@ -80,8 +83,8 @@ FAMILIES = (
             "eos_token_id": 2,
         },
     ),
-    Family("llama", "LlamaForCausalLM", _LLAMA_LIKE),
-    Family("mistral", "MistralForCausalLM", _LLAMA_LIKE | {"sliding_window": None}),
+    Family("llama", "LlamaForCausalLM", LLAMA_LIKE),
+    Family("mistral", "MistralForCausalLM", LLAMA_LIKE | {"sliding_window": None}),
     Family(
         "gpt_neox_parallel",
         "GPTNeoXForCausalLM",
@@ -94,21 +97,21 @@ FAMILIES = (
     Family(
         "gemma2",
         "Gemma2ForCausalLM",
-        _LLAMA_LIKE
+        LLAMA_LIKE
         | {"head_dim": 8, "final_logit_softcapping": 5.0, "attn_logit_softcapping": 20.0},
         hooked=False,
     ),
-    Family("gemma3", "Gemma3ForCausalLM", _LLAMA_LIKE | {"head_dim": 8}, hooked=False),
-    Family("qwen2", "Qwen2ForCausalLM", _LLAMA_LIKE),
-    Family("qwen3", "Qwen3ForCausalLM", _LLAMA_LIKE | {"head_dim": 8}),
+    Family("gemma3", "Gemma3ForCausalLM", LLAMA_LIKE | {"head_dim": 8}, hooked=False),
+    Family("qwen2", "Qwen2ForCausalLM", LLAMA_LIKE),
+    Family("qwen3", "Qwen3ForCausalLM", LLAMA_LIKE | {"head_dim": 8}),
     Family(
         "phi",
         "PhiForCausalLM",
-        _LLAMA_LIKE | {"partial_rotary_factor": 0.5},
+        LLAMA_LIKE | {"partial_rotary_factor": 0.5},
         parallel=True,
         hooked=False,
     ),
-    Family("phi3", "Phi3ForCausalLM", _LLAMA_LIKE),
+    Family("phi3", "Phi3ForCausalLM", LLAMA_LIKE),
     Family(
         "gptj",
         "GPTJForCausalLM",
@@ -141,18 +144,19 @@ FAMILIES = (
             "pad_token_id": 0,
         },
     ),
-    Family("olmo2", "Olmo2ForCausalLM", _LLAMA_LIKE, hooked=False),
+    Family("olmo2", "Olmo2ForCausalLM", LLAMA_LIKE, hooked=False),
     Family(
         "cohere",
         "CohereForCausalLM",
-        _LLAMA_LIKE | {"logit_scale": 0.5},
+        LLAMA_LIKE | {"logit_scale": 0.5},
         parallel=True,
         hooked=False,
+        wrong_in=("3",),
     ),
     Family(
         "granite",
         "GraniteForCausalLM",
-        _LLAMA_LIKE
+        LLAMA_LIKE
         | {
             "residual_multiplier": 0.4,
             "logits_scaling": 2.0,
@@ -161,8 +165,8 @@ FAMILIES = (
         },
         hooked=False,
     ),
-    Family("mixtral", "MixtralForCausalLM", _LLAMA_LIKE | _MOE | {"num_local_experts": 4}),
-    Family("olmoe", "OlmoeForCausalLM", _LLAMA_LIKE | _MOE | {"num_experts": 4}),
+    Family("mixtral", "MixtralForCausalLM", LLAMA_LIKE | _MOE | {"num_local_experts": 4}),
+    Family("olmoe", "OlmoeForCausalLM", LLAMA_LIKE | _MOE | {"num_experts": 4}),
     Family(
         "falcon",
         "FalconForCausalLM",

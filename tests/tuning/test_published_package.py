@@ -13,6 +13,7 @@ from iglens_tl.tuning import TrainSettings
 from iglens_tl.tuning.evaluation import unembed_hash
 from iglens_tl.tuning.training import Trainer
 from tests.support.cases import IDS
+from tests.support.closeness import assert_identical
 
 published = pytest.importorskip("tuned_lens")
 pytestmark = pytest.mark.filterwarnings("default")
@@ -45,8 +46,8 @@ def test_we_read_the_packages_folder(hf_gpt2, folder, tmp_path, random_translato
     theirs = published.TunedLens.from_model_and_pretrained(hf_gpt2, str(folder))
     theirs.save(tmp_path / "theirs")
     ours = Translators.load(tmp_path / "theirs")
-    assert torch.equal(ours.weight, random_translators().weight)
-    assert torch.equal(ours.bias, random_translators().bias)
+    assert_identical(ours.weight, random_translators().weight)
+    assert_identical(ours.bias, random_translators().bias)
 
 
 def test_the_hash_of_the_unembedding_is_the_packages(hf_gpt2, toy_model):

@@ -37,6 +37,8 @@ class Slopes:
         means: `[target, chord]`, the mean of the value along it.
         gradients: `[target, chord, step, d_model]`, the integral of the gradient over each step.
         changes: `[target, chord, step]`, the change of the value over each step.
+        errors: `[target, chord]`, an estimate of the error of the credit of a part as long as the
+            chord; see `ChordIntegrals`. None for "idgi", whose steps are its definition.
     """
 
     start: Float[Tensor, "target chord"]
@@ -44,6 +46,7 @@ class Slopes:
     means: Float[Tensor, "target chord"]
     gradients: Float[Tensor, "target chord step d_model"]
     changes: Float[Tensor, "target chord step"]
+    errors: Float[Tensor, "target chord"] | None
 
 
 def follow_value(

@@ -1,3 +1,3 @@
-"""The report: several lenses on one text as one page that needs no network."""
+"""Report several lenses on one text as one page that needs no network."""
 
 from iglens_tl.views.report.page import write_report as write_report

@@ -1,4 +1,4 @@
-"""Arrays of numbers as text that a script reads quickly."""
+"""Write arrays of numbers as text that a script reads quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page holds: the numbers of several lenses for one text, as plain data."""
+"""Collect what the page holds: the numbers of several lenses for one text, as plain data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from iglens_tl.results.data import LensData, Target, Text
 from iglens_tl.results.onset import onset_index
 from iglens_tl.views.figures.comparison import merge_segments
+from iglens_tl.views.provenance import hide_folders
 from iglens_tl.views.report.arrays import ArrayPool
 from iglens_tl.views.report.heads import heads_content
 from iglens_tl.views.report.vocabulary import Vocabulary
@@ -23,6 +24,7 @@ def report_content(
     results: Sequence[LensData],
     *,
     heads: LensData | None = None,
+    why_no_heads: str = "",
     prompt: int = 0,
     with_top: bool = True,
     with_statistics: bool = True,
@@ -33,6 +35,7 @@ def report_content(
         results: Results for the same targets. A lens may come once for every value; a lens that has
             no choice of value may come again.
         heads: `components(…, by="head_source")` for the same targets.
+        why_no_heads: Why there are none, in a sentence.
         prompt: Which text of a batch.
         with_top: Whether the most probable tokens are kept.
         with_statistics: Whether entropies and divergences are kept.
@@ -78,6 +81,7 @@ def report_content(
         "segments": merge_segments(results),
         "lenses": list(lenses.values()),
         "heads": None if heads is None else _heads(heads, rows, pool),
+        "why_no_heads": hide_folders(why_no_heads),
         "tokens": vocabulary.entries,
         "arrays": pool.entries,
     }

@@ -1,4 +1,4 @@
-"""The heads that a target's value comes from, and which tokens they read it from."""
+"""Collect the heads that a target's value comes from, and the tokens that they read it from."""
 
 from __future__ import annotations
 

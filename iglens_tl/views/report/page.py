@@ -36,6 +36,7 @@ def write_report(
     path: str | Path,
     *,
     heads: LensData | None = None,
+    why_no_heads: str = "",
     prompt: int = 0,
     skipped: Mapping[str, str] = MappingProxyType({}),
     notes: Sequence[str] = (),
@@ -49,6 +50,7 @@ def write_report(
         results: Results for the same targets; a lens may come once for every value.
         path: Where the page goes; it ends in ".html" or ".htm".
         heads: `components(…, by="head_source")` for the same targets, for the heads.
+        why_no_heads: Why there are none, in a sentence that stands in their place.
         prompt: Which text of a batch.
         skipped: By lens, why it is not there.
         notes: What else a reader must know, in sentences.
@@ -62,7 +64,9 @@ def write_report(
     said = [*notes, *(f"{lens_label(lens)} is left out: {why}" for lens, why in skipped.items())]
     size = 0
     for details, missing in _DETAILS:
-        content = report_content(results, heads=heads, prompt=prompt, **details)
+        content = report_content(
+            results, heads=heads, why_no_heads=why_no_heads, prompt=prompt, **details
+        )
         page = _render(content, _about(results, heads, content, [*said, *missing]))
         size = len(page)
         if size < MAX_BYTES:

@@ -1,4 +1,4 @@
-"""The tokens that occur on a page, each written once."""
+"""Collect the tokens that occur on a page, each once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page calls lenses and values, and what it says about them."""
+"""Name lenses and values as the page does, and say what they are."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pytest
 
 from iglens_tl.views.figures import comparison_figure
 from iglens_tl.views.figures.comparison import merge_segments
+from tests.support.closeness import assert_identical
 from tests.support.results import make_result
 
 
@@ -34,7 +35,7 @@ def test_every_lens_has_a_map_and_a_line(results):
     assert len(maps) == len(lines) == 4
     assert {line.name for line in lines} == {"logit_lens", "ig_lens", "more_credits", "finer"}
     by_name = {line.name: line for line in lines}
-    np.testing.assert_array_equal(by_name["ig_lens"].y, results[1].levels[1])
+    assert_identical(by_name["ig_lens"].y, results[1].levels[1])
 
 
 def test_lenses_of_one_kind_share_one_scale(results):

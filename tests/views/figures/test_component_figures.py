@@ -13,6 +13,7 @@ from iglens_tl import write_html
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.views.figures import comparison_figure
 from iglens_tl.views.figures.comparison import merge_segments
+from tests.support.closeness import assert_close_to
 from tests.support.results import HOSTILE, make_component_result, make_result
 
 TARGET = 2
@@ -42,14 +43,14 @@ def test_the_head_map_has_heads_to_the_right_and_layers_upwards(result):
     credits = dict(zip(result.segments, result.values[TARGET], strict=True))
     heads = dict(zip(result.by_head().segments, result.by_head().values[TARGET], strict=True))
     layers = dict(zip(result.by_layer().segments, result.by_layer().values[TARGET], strict=True))
-    np.testing.assert_allclose(found["L1", "H0"], heads["L1.H0"])
+    assert_close_to(found["L1", "H0"], heads["L1.H0"])
     assert found["L0", "MLP"] == credits["L0.mlp"]
     assert found["L0", "attention bias"] == credits["L0.attn_bias"]
     assert found["embed", "H0"] is None and found["norm_bias", "MLP"] is None
     for layer, credit in layers.items():
-        np.testing.assert_allclose(found[layer, "all"], credit)
+        assert_close_to(found[layer, "all"], credit)
     total = sum(value for (_, column), value in found.items() if column == "all")
-    np.testing.assert_allclose(total, result.sums[TARGET])
+    assert_close_to(total, result.sums[TARGET])
 
 
 def test_the_head_map_of_heads_is_that_of_their_sources(result):
@@ -57,7 +58,7 @@ def test_the_head_map_of_heads_is_that_of_their_sources(result):
     assert of_sources.keys() == of_heads.keys()
     for place, value in of_heads.items():
         if value is not None:
-            np.testing.assert_allclose(of_sources[place], value)
+            assert_close_to(of_sources[place], value)
 
 
 def test_neurons_stand_in_the_column_of_their_mlp():
@@ -86,7 +87,7 @@ def test_the_source_map_has_the_tokens_up_to_the_position_that_is_read_out(resul
             for layer in range(2)
         ]
         column = [line[position] for line in figure.data[0].z]
-        np.testing.assert_allclose(column, [*by_layer, sum(by_layer)])
+        assert_close_to(column, [*by_layer, sum(by_layer)])
 
 
 def test_the_source_map_by_head_names_the_largest_heads_and_sums_the_others(result):
@@ -101,8 +102,8 @@ def test_the_source_map_by_head_names_the_largest_heads_and_sums_the_others(resu
     }
     named = sorted(sorted(size.keys() - {"all"}, key=lambda label: -size[label])[:2])
     assert list(labels[:2]) == named
-    np.testing.assert_allclose(some.data[0].z[-1], every.data[0].z[-1])
-    np.testing.assert_allclose(np.sum(some.data[0].z[:-1], axis=0), some.data[0].z[-1])
+    assert_close_to(some.data[0].z[-1], every.data[0].z[-1])
+    assert_close_to(np.sum(some.data[0].z[:-1], axis=0), some.data[0].z[-1])
 
 
 def test_the_hover_of_a_cell_says_what_was_summed(result):
@@ -122,8 +123,8 @@ def test_a_waterfall_of_the_largest_has_one_bar_for_the_others(result):
     named = sorted(np.argsort(-np.abs(credits))[:3])
     assert list(trace.y[1:4]) == [credits[place] for place in named]
     assert trace.x[4] == f"{len(credits) - 3} others"
-    np.testing.assert_allclose(sum(trace.y[1:5]), credits.sum())
-    np.testing.assert_allclose(sum(trace.y[:-1]), result.final[TARGET])
+    assert_close_to(sum(trace.y[1:5]), credits.sum())
+    assert_close_to(sum(trace.y[:-1]), result.final[TARGET])
     for label, place in zip(trace.x[1:4], named, strict=True):
         assert label.startswith(result.segments[place].replace("<", "&lt;"))
     assert "others" not in str(result.waterfall(TARGET).data[0].x)
@@ -150,14 +151,14 @@ def test_flows_are_as_wide_as_their_credits(result):
     for label in largest:
         up, width = named[_shown(result, label)]
         assert up == (credits[label] > 0)
-        np.testing.assert_allclose(width, scale * abs(credits[label]), rtol=1e-9)
+        assert_close_to(width, scale * abs(credits[label]))
     into_layers = min(x for *_, x in flows(figure))
     positive, negative = (
         sum(c for c in result.values[TARGET] * sign if c > 0) * scale for sign in (1, -1)
     )
     for wanted, total in ((True, positive), (False, negative)):
         final = [w for _, up, w, x in flows(figure) if up == wanted and x > into_layers]
-        np.testing.assert_allclose(sum(final), total, rtol=1e-9)
+        assert_close_to(sum(final), total)
 
 
 def _shown(result, label: str) -> str:

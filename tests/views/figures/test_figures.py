@@ -54,8 +54,8 @@ def test_the_waterfall_ends_at_the_final_value_with_the_rest_as_its_own_bar():
     assert bars.x == ("baseline", "embed", "L0", "L1", "L2", "unexplained", "final")
     assert bars.measure == ("absolute", *["relative"] * 5, "total")
     assert bars.y[-2] == pytest.approx(-0.25)
-    assert sum(bars.y[:-1]) == pytest.approx(result.final[0])
-    assert bars.y[-1] == pytest.approx(result.final[0])
+    assert sum(bars.y[:-1]) == pytest.approx(result.final[0], abs=1e-9)
+    assert bars.y[-1] == pytest.approx(result.final[0], abs=1e-9)
 
 
 def test_a_target_is_found_by_row_or_unique_token():

@@ -10,6 +10,7 @@ from playwright.sync_api import Page
 
 from iglens_tl.results import Target
 from tests.support.browser import needs_chromium
+from tests.support.closeness import assert_close_to
 from tests.support.report_pages import (
     bars,
     cell,
@@ -152,7 +153,7 @@ def test_tables_are_copied_as_csv(open_report):
     pin(page, 0)
     frame = copied(page, "map")
     assert frame["token"].tolist() == list(TOKENS)
-    np.testing.assert_allclose(frame[list(results[0].segments)], results[0].values, rtol=1e-6)
+    assert_close_to(frame[list(results[0].segments)], results[0].values, tolerance=1e-6)
     choose(page, "lens", "tuned_lens")
     choose(page, "show", "level")
     frame = copied(page, "map")
@@ -162,15 +163,15 @@ def test_tables_are_copied_as_csv(open_report):
         "probability",
         "level",
     ]
-    np.testing.assert_allclose(frame[list(results[2].segments)], results[2].levels, rtol=1e-6)
+    assert_close_to(frame[list(results[2].segments)], results[2].levels, tolerance=1e-6)
     frame = copied(page, "token")
     assert len(frame) == 10 * 4
     own = frame[(frame["lens"] == "ig_lens") & (frame["value"] == "logit")]
-    np.testing.assert_allclose(own["change"].astype(float), results[6].values[0], rtol=1e-6)
-    np.testing.assert_allclose(own["level"].astype(float), results[6].levels[0], rtol=1e-6)
+    assert_close_to(own["change"].astype(float), results[6].values[0], tolerance=1e-6)
+    assert_close_to(own["level"].astype(float), results[6].levels[0], tolerance=1e-6)
     assert own["rank"].astype(int).tolist() == results[6].ranks[0].tolist()
     frame = copied(page, "top")
-    np.testing.assert_allclose(frame["prob"], results[2].top.probs[0].reshape(-1), rtol=1e-6)
+    assert_close_to(frame["prob"], results[2].top.probs[0].reshape(-1), tolerance=1e-6)
     assert set(frame["position"]) == {0}
     frame = copied(page, "heads")
     assert len(frame) == 7, (
@@ -179,6 +180,13 @@ def test_tables_are_copied_as_csv(open_report):
     assert set(frame["unit"]) == {"probability"}
     alone = frame[frame["head"] != "all heads"]["credit"].astype(float)
     assert alone.sum() == pytest.approx(float(frame["credit"][0]), abs=1e-6)
+
+
+def test_the_place_of_the_heads_says_why_there_are_none(open_report):
+    why = "The heads are left out, because 400 tokens are measured."
+    page = open_report([make_lens("ig_lens", "prob")], why_no_heads=why)
+    assert page.inner_text("#heads") == why
+    assert page.locator('[data-copy="heads"]').is_hidden()
 
 
 def test_what_all_heads_read_ends_where_the_token_is_read(open_report):

@@ -12,6 +12,7 @@ from iglens_tl.results.onset import onset_index
 from iglens_tl.views.report.arrays import ArrayPool
 from iglens_tl.views.report.content import report_content
 from iglens_tl.views.report.heads import N_HEADS, N_SOURCES
+from tests.support.closeness import assert_close_to, assert_identical
 from tests.support.reports import TOKENS, decode, make_heads, make_lens, make_lenses
 from tests.support.results import HOSTILE, make_result
 
@@ -28,29 +29,25 @@ def test_every_number_of_every_lens_and_value_is_there():
         assert lens["segments"] == list(result.segments)
         assert (lens["kind"], measure["unit"]) == (result.kind, result.unit)
         for name in ("levels", "baseline", "final"):
-            np.testing.assert_allclose(
-                decode(content, measure[name]), getattr(result, name), rtol=1e-6
-            )
-        np.testing.assert_array_equal(decode(content, measure["onsets"]), onset_index(result))
+            assert_close_to(decode(content, measure[name]), getattr(result, name), tolerance=1e-6)
+        assert_identical(decode(content, measure["onsets"]), onset_index(result))
         if result.additive:
-            np.testing.assert_allclose(decode(content, measure["values"]), result.values, rtol=1e-6)
+            assert_close_to(decode(content, measure["values"]), result.values, tolerance=1e-6)
         else:
             assert "values" not in measure, "the values of a level lens are its levels"
         for name, numbers in result.statistics.items():
-            np.testing.assert_allclose(
-                decode(content, lens["statistics"][name]), numbers, rtol=1e-6
-            )
+            assert_close_to(decode(content, lens["statistics"][name]), numbers, tolerance=1e-6)
 
 
 def test_ranks_and_most_probable_tokens_are_there_by_id():
     result = make_lens("logit_lens", "prob")
     content = report_content([result])
     [lens] = content["lenses"]
-    np.testing.assert_array_equal(decode(content, lens["ranks"]), result.ranks)
-    np.testing.assert_allclose(decode(content, lens["top"]["probs"]), result.top.probs, rtol=1e-6)
+    assert_identical(decode(content, lens["ranks"]), result.ranks)
+    assert_close_to(decode(content, lens["top"]["probs"]), result.top.probs, tolerance=1e-6)
     places = decode(content, lens["top"]["tokens"])
     ids = np.vectorize(lambda place: content["tokens"][place][0])(places)
-    np.testing.assert_array_equal(ids, result.top.ids)
+    assert_identical(ids, result.top.ids)
     assert (1, HOSTILE, HOSTILE) in [tuple(entry) for entry in content["tokens"]]
 
 
@@ -97,7 +94,7 @@ def test_a_batch_gives_one_text():
     assert [content["tokens"][token][:2] for token in content["text"]] == [(5, "x"), (6, "y")]
     [lens] = content["lenses"]
     levels = decode(content, lens["measures"]["probability"]["levels"])
-    np.testing.assert_allclose(levels, result.levels[2:], rtol=1e-6)
+    assert_close_to(levels, result.levels[2:], tolerance=1e-6)
 
 
 def test_the_largest_heads_with_their_sources_are_exact():
@@ -120,7 +117,7 @@ def test_the_largest_heads_with_their_sources_are_exact():
         for place, name in enumerate(names):
             for source, credit in zip(sources[place], of_source[place], strict=True):
                 column = heads.segments.index(f"{name}<pos {source}")
-                np.testing.assert_allclose(credit, heads.values[row, column], rtol=1e-6)
+                assert_close_to(credit, heads.values[row, column], tolerance=1e-6)
 
 
 def test_the_parts_of_a_target_add_up_and_so_do_the_positions():

@@ -1,6 +1,9 @@
 // Colours of the style sheet as numbers, and scales of 256 colours.
 
+/** @type {Record<string, string>} */
 let theme = {};
+/** @type {{ credit: Shade[], levels: Shade[] }} */
+const scales = { credit: [], levels: [] };
 
 /** Read the colours of the style sheet; they differ between light and dark. */
 function readTheme() {
@@ -15,13 +18,17 @@ function readTheme() {
     theme[name] = getComputedStyle(probe).color;
   }
   probe.remove();
-  theme.credit = scale([theme.negative, theme.neutral, theme.positive]);
-  theme.levels = scale([theme.neutral, theme.level]);
+  scales.credit = scale([theme.negative, theme.neutral, theme.positive]);
+  scales.levels = scale([theme.neutral, theme.level]);
 }
 
-const channels = (colour) => colour.match(/[\d.]+/g).slice(0, 3).map(Number);
+/** @param {string} colour */
+const channels = (colour) => (colour.match(/[\d.]+/g) ?? []).slice(0, 3).map(Number);
 
-/** Return the relative luminance of a colour, from 0 to 1. */
+/**
+ * Return the relative luminance of a colour, from 0 to 1.
+ * @param {number[]} colour
+ */
 function luminance(colour) {
   const [red, green, blue] = colour.map((channel) => {
     const share = channel / 255;
@@ -30,7 +37,11 @@ function luminance(colour) {
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }
 
-/** Return 256 colours that pass evenly through the given ones, each with its ink. */
+/**
+ * Return 256 colours that pass evenly through the given ones, each with its ink.
+ * @param {string[]} stops
+ * @returns {Shade[]}
+ */
 function scale(stops) {
   const ends = stops.map(channels);
   return Array.from({ length: 256 }, (_, index) => {
@@ -44,16 +55,33 @@ function scale(stops) {
   });
 }
 
-/** Return a colour of a scale for a number between two limits. */
+/**
+ * Return a colour of a scale for a number between two limits.
+ * @param {Shade[]} scaleColours
+ * @param {number} value
+ * @param {number} low
+ * @param {number} high
+ */
 function colour(scaleColours, value, low, high) {
   const place = Math.round((255 * (value - low)) / (high - low || 1));
   return scaleColours[Math.max(0, Math.min(255, place))];
 }
 
-/** Return a colour of levels under text, which stays readable on it. */
-const pale = (value, low, high) => colour(theme.levels, value, low, low + (high - low) / 0.6);
+/**
+ * Return a colour of levels under text, which stays readable on it.
+ * @param {number} value
+ * @param {number} low
+ * @param {number} high
+ */
+const pale = (value, low, high) => colour(scales.levels, value, low, low + (high - low) / 0.6);
 
-/** Return the limits of numbers: symmetric for changes, 0 to 1 for probabilities. */
+/**
+ * Return the limits of numbers: symmetric for changes, 0 to 1 for probabilities.
+ * @param {Iterable<number>} numbers
+ * @param {State["show"]} show
+ * @param {string} unit
+ * @returns {[number, number]}
+ */
 function limits(numbers, show, unit) {
   if (show === "level" && unit === "probability") return [0, 1];
   let low = Infinity;

@@ -1,12 +1,17 @@
 // The heads of largest credit, and the tokens that they read it from, drawn over the text.
 
-const headsBox = document.getElementById("heads");
+const headsBox = byId("heads");
 const ALL_HEADS = "all heads";
 
-/** Return the largest heads of a target, each with its largest sources. */
-function headsOf(target) {
-  const { labels, heads, credits, sources, source_credits } = content.heads;
-  const places = part(heads, target);
+/**
+ * Return the largest heads of a target, each with its largest sources.
+ * @param {Heads} heads
+ * @param {number} target
+ * @returns {Head[]}
+ */
+function headsOf(heads, target) {
+  const { labels, credits, sources, source_credits } = heads;
+  const places = part(heads.heads, target);
   return Array.from(part(credits, target), (credit, index) => {
     const read = part(source_credits, target, index);
     return {
@@ -20,47 +25,60 @@ function headsOf(target) {
   });
 }
 
-/** Return all heads together, with what they read from each position that they can read. */
-function allHeads(target) {
-  const read = part(content.heads.together, target).subarray(0, content.targets[target].position + 1);
+/**
+ * Return all heads together, with what they read from each position that they can read.
+ * @param {Heads} heads
+ * @param {number} target
+ * @returns {Head}
+ */
+function allHeads(heads, target) {
+  const read = part(heads.together, target).subarray(0, content.targets[target].position + 1);
   const sources = Array.from(read, (credit, position) => ({ position, credit }));
   return { label: ALL_HEADS, credit: sources.reduce((sum, { credit }) => sum + credit, 0), sources };
 }
 
-/** Return what of a head's credit its listed sources leave; 0 where it is but rounding. */
+/**
+ * Return what of a head's credit its listed sources leave; 0 where it is but rounding.
+ * @param {number} credit
+ * @param {Source[]} sources
+ */
 function restOf(credit, sources) {
   const rest = credit - sources.reduce((sum, source) => sum + source.credit, 0);
   return Math.abs(rest) > 1e-6 * Math.abs(credit) ? rest : 0;
 }
 
 function drawHeads() {
-  if (!content.heads) {
-    const why = "The heads were not measured for this page; how it was made may say why.";
+  const { heads } = content;
+  if (!heads) {
+    const why = content.why_no_heads || "The heads were not measured for this page.";
     headsBox.replaceChildren(make("p", "hint", why));
-    document.querySelector('[data-copy="heads"]').hidden = true;
+    findOne(document, '[data-copy="heads"]').hidden = true;
     return;
   }
-  const title = `Largest heads, and what they read: credit of ${content.heads.label}`;
-  document.getElementById("heads-title").textContent = title;
-  const list = headsOf(state.target);
-  const together = allHeads(state.target);
+  const title = `Largest heads, and what they read: credit of ${heads.label}`;
+  byId("heads-title").textContent = title;
+  const list = headsOf(heads, state.target);
+  const together = allHeads(heads, state.target);
   const rows = [together, ...list];
   const chosen = rows.find(({ label }) => label === state.head) ?? together;
   const limit = Math.max(...list.map(({ credit }) => Math.abs(credit)), 1e-12);
   const choices = make("div", "head-list");
   choices.setAttribute("role", "radiogroup");
   choices.setAttribute("aria-label", "Whose reading is drawn over the text");
-  choices.append(...rows.map((head) => headRow(head, limit, head === chosen)));
+  choices.append(...rows.map((head) => headRow(heads, head, limit, head === chosen)));
   const hadFocus = headsBox.contains(document.activeElement);
   const views = make("div", "heads");
   views.append(choices, sourcesText(chosen));
-  headsBox.replaceChildren(partsLine(), views);
-  if (hadFocus) choices.querySelector('[aria-checked="true"]').focus();
+  headsBox.replaceChildren(partsLine(heads), views);
+  if (hadFocus) findOne(choices, '[aria-checked="true"]').focus();
 }
 
-/** Return the sums over the kinds of components, which add up to final − baseline. */
-function partsLine() {
-  const { parts, unit } = content.heads;
+/**
+ * Return the sums over the kinds of components, which add up to final − baseline.
+ * @param {Heads} heads
+ */
+function partsLine(heads) {
+  const { parts, unit } = heads;
   const sums = part(parts.sums, state.target);
   const size = Math.max(...Array.from(sums, Math.abs));
   const line = make("p", "parts");
@@ -74,7 +92,13 @@ function partsLine() {
   return line;
 }
 
-function headRow({ label, credit, sources }, limit, chosen) {
+/**
+ * @param {Heads} heads
+ * @param {Head} head
+ * @param {number} limit
+ * @param {boolean} chosen
+ */
+function headRow(heads, { label, credit, sources }, limit, chosen) {
   const row = make("button", "head-row");
   row.type = "button";
   row.setAttribute("role", "radio");
@@ -95,15 +119,18 @@ function headRow({ label, credit, sources }, limit, chosen) {
     const largest = [...sources].sort((a, b) => Math.abs(b.credit) - Math.abs(a.credit)).slice(0, 5);
     return [
       make("strong", "", label),
-      [`credit, ${content.heads.unit}`, signed(credit)],
+      [`credit, ${heads.unit}`, signed(credit)],
       "read from",
-      ...largest.map((source) => [tokenElement(content.text[source.position]), signed(source.credit)]),
+      ...largest.map((source) => readLine(source)),
     ];
   });
   return row;
 }
 
-/** Return the text up to the pinned token, shaded by what a head read from each token. */
+/**
+ * Return the text up to the pinned token, shaded by what a head read from each token.
+ * @param {Head} head
+ */
 function sourcesText({ label, sources, credit }) {
   const view = make("div", "text");
   view.setAttribute("role", "group");
@@ -117,7 +144,7 @@ function sourcesText({ label, sources, credit }) {
     chip.classList.add("token");
     const read = byPosition.get(position);
     if (read !== undefined) {
-      const { paint, ink } = colour(theme.credit, read, -limit, limit);
+      const { paint, ink } = colour(scales.credit, read, -limit, limit);
       chip.style.background = paint;
       chip.style.color = ink;
     }
@@ -140,10 +167,18 @@ function sourcesText({ label, sources, credit }) {
   return view;
 }
 
+/**
+ * Return a line that names a token with what was read from it.
+ * @param {Source} source
+ * @returns {TipLine}
+ */
+const readLine = ({ position, credit }) => [tokenElement(content.text[position]), signed(credit)];
+
 headsBox.addEventListener("keydown", (event) => {
-  const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-  if (!step || !isPlainKey(event) || !event.target.matches(".head-row")) return;
+  const step = stepOf(event, { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 });
+  const rows = findAll(headsBox, ".head-row");
+  const place = rows.findIndex((row) => row === event.target);
+  if (!step || place < 0) return;
   event.preventDefault();
-  const rows = [...headsBox.querySelectorAll(".head-row")];
-  update({ head: rows[clamp(rows.indexOf(event.target) + step, rows.length)].dataset.head });
+  update({ head: rows[clamp(place + step, rows.length)].dataset.head });
 });

@@ -1,11 +1,11 @@
 // The map of layers and tokens. Only what is in view is drawn, so that long texts stay quick.
 
-const mapBox = document.getElementById("map");
-const scroller = mapBox.querySelector(".map-scroll");
-const canvas = mapBox.querySelector("canvas");
-const pen = canvas.getContext("2d");
+const mapBox = byId("map");
+const scroller = findOne(mapBox, ".map-scroll");
+const canvas = /** @type {HTMLCanvasElement} */ (findOne(mapBox, "canvas"));
+const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
 const WIDEST = 160;
-const layout = {};
+const layout = { left: 0, width: 0, height: 0, rows: 0, total: 0, isWide: false };
 
 /** Fit the cells to the width; more tokens than fit are scrolled. */
 function layOutMap() {
@@ -19,7 +19,7 @@ function layOutMap() {
   layout.rows = segments.length;
   layout.isWide = layout.width >= 64;
   layout.total = layout.rows * layout.height + (layout.isWide ? 26 : 82);
-  const space = scroller.firstElementChild;
+  const space = findOne(scroller, ".map-space");
   space.style.width = `${layout.left + layout.width * count + 50}px`;
   space.style.height = `${layout.total}px`;
   const ratio = window.devicePixelRatio || 1;
@@ -30,6 +30,7 @@ function layOutMap() {
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
 }
 
+/** @param {string} name */
 const fontOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 
 function drawMap() {
@@ -37,11 +38,11 @@ function drawMap() {
   const measure = measureOf(lens, state.value);
   const { left, width, height, rows } = layout;
   const [low, high] = mapLimits();
-  const colours = state.show === "level" ? theme.levels : theme.credit;
+  const colours = state.show === "level" ? scales.levels : scales.credit;
   const first = Math.max(0, Math.floor(scroller.scrollLeft / width));
   const shown = Math.ceil((scroller.clientWidth - left) / width) + 1;
   const last = Math.min(content.targets.length, first + shown);
-  const withTokens = namesTokens();
+  const named = namesTokens() && hasTop(lens) ? lens : null;
   pen.clearRect(0, 0, canvas.width, canvas.height);
   pen.save();
   pen.beginPath();
@@ -60,8 +61,8 @@ function drawMap() {
       pen.fillStyle = paint;
       pen.fillRect(x, y, width - 1, height - 1);
       pen.fillStyle = ink;
-      if (withTokens) {
-        const [best] = topOf(lens, target, segment);
+      if (named) {
+        const [best] = topOf(named, target, segment);
         const name = content.tokens[best.token][2].replace(/^␣(?=.)/, "");
         pen.fillText(clip(name, Math.floor((width - 10) / 7.3)), x + 4, y + height / 2);
       }
@@ -85,6 +86,7 @@ function drawMap() {
   drawRowLabels(lens.segments);
 }
 
+/** @param {number} target */
 function drawColumnLabel(target) {
   const { width, height, rows } = layout;
   const [, , shown] = tokenOf(target);
@@ -101,6 +103,7 @@ function drawColumnLabel(target) {
   pen.restore();
 }
 
+/** @param {string[]} segments */
 function drawRowLabels(segments) {
   const { left, height, rows } = layout;
   pen.font = `12px ${fonts.sans}`;
@@ -115,6 +118,11 @@ function drawRowLabels(segments) {
   pen.textAlign = "left";
 }
 
+/**
+ * @param {number | null} target
+ * @param {string} stroke
+ * @param {number} lineWidth
+ */
 function outline(target, stroke, lineWidth) {
   if (target === null) return;
   pen.strokeStyle = stroke;
@@ -122,6 +130,10 @@ function outline(target, stroke, lineWidth) {
   pen.strokeRect(target * layout.width - 0.5, 0.5, layout.width, layout.rows * layout.height - 1);
 }
 
+/**
+ * @param {string} text
+ * @param {number} length
+ */
 const clip = (text, length) =>
   text.length > length ? `${text.slice(0, Math.max(1, length - 1))}…` : text;
 
@@ -132,24 +144,27 @@ const namesTokens = () => Boolean(chosenLens().top) && layout.width >= 44 && lay
 function mapLimits() {
   const measure = measureOf(chosenLens(), state.value);
   const key = `${state.lens} ${state.value} ${state.show}`;
-  if (!knownLimits.has(key)) {
+  let known = knownLimits.get(key);
+  if (!known) {
     const rows = content.targets.map((_, target) =>
       limits(shownOf(chosenLens(), state.value, state.show, target), state.show, measure.unit),
     );
     const low = Math.min(...rows.map((row) => row[0]));
-    knownLimits.set(key, [low, Math.max(...rows.map((row) => row[1]))]);
+    known = [low, Math.max(...rows.map((row) => row[1]))];
+    knownLimits.set(key, known);
   }
-  return knownLimits.get(key);
+  return known;
 }
+/** @type {Map<string, [number, number]>} */
 const knownLimits = new Map();
-const fonts = {};
+const fonts = { sans: "", mono: "" };
 
 function drawLegend() {
-  document.getElementById("map-tokens").hidden = !namesTokens();
+  byId("map-tokens").hidden = !namesTokens();
   const { unit } = measureOf(chosenLens(), state.value);
   const [low, high] = mapLimits();
-  const [first, strip, last] = document.getElementById("legend").children;
-  const colours = state.show === "level" ? theme.levels : theme.credit;
+  const [first, strip, last] = findAll(byId("legend"), "span, i");
+  const colours = state.show === "level" ? scales.levels : scales.credit;
   const stops = [0, 64, 128, 191, 255].map((place) => colours[place].paint);
   strip.style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
   first.textContent = state.show === "level" ? number(low) : signed(low);
@@ -157,7 +172,10 @@ function drawLegend() {
   last.textContent = `${state.show === "level" ? number(high) : signed(high)} ${what}, ${unit}`;
 }
 
-/** Return the cell at a place of the window, or null. */
+/**
+ * Return the cell at a place of the window, or null.
+ * @param {MouseEvent} event
+ */
 function cellAt(event) {
   const frame = scroller.getBoundingClientRect();
   if (event.clientX - frame.left < layout.left) return null;
@@ -177,7 +195,10 @@ scroller.addEventListener("mousemove", (event) => {
   return showTip(lines, event.clientX, event.clientY);
 });
 scroller.addEventListener("mouseleave", () => update({ hovered: null }));
-scroller.addEventListener("click", (event) => cellAt(event) && update(cellAt(event)));
+scroller.addEventListener("click", (event) => {
+  const cell = cellAt(event);
+  if (cell) update(cell);
+});
 scroller.addEventListener("scroll", () => requestAnimationFrame(drawMap));
 
 mapBox.addEventListener("keydown", (event) => {
@@ -189,13 +210,14 @@ mapBox.addEventListener("keydown", (event) => {
     Home: [-Infinity, 0],
     End: [Infinity, 0],
   };
-  if (!(event.key in steps) || !isPlainKey(event)) return;
+  const step = stepOf(event, steps);
+  if (!step) return;
   event.preventDefault();
-  const [right, up] = steps[event.key];
+  const [right, up] = step;
   // The first key chooses the last segment.
   const segment = clamp(state.segment === null ? layout.rows - 1 : state.segment + up, layout.rows);
   update({ segment, target: clamp(state.target + right, content.targets.length) });
-  showCell();
+  showCell(segment);
 });
 
 /** Bring the pinned token into view. */
@@ -206,32 +228,42 @@ function scrollToPinned() {
   if (x < 0 || x + width > room) scroller.scrollLeft += x - room / 2;
 }
 
-/** Bring the chosen cell into view, show its numbers and tell them to screen readers. */
-function showCell() {
+/**
+ * Bring the chosen cell into view, show its numbers and tell them to screen readers.
+ * @param {number} segment
+ */
+function showCell(segment) {
   scrollToPinned();
-  const covered = document.getElementById("controls").getBoundingClientRect().bottom;
-  const { y } = middleOfCell();
+  const covered = byId("controls").getBoundingClientRect().bottom;
+  const { y } = middleOfCell(segment);
   const room = 2 * layout.height;
   if (y < covered + room) scrollBy(0, y - covered - room);
   if (y > innerHeight - room) scrollBy(0, y - innerHeight + room);
-  const lines = tipAtCell();
-  const said = lines.filter((line) => Array.isArray(line) && typeof line[0] === "string");
-  say(`${tokenOf(state.target)[2]}: ${said.map((line) => line.join(" ")).join(", ")}`);
+  const lines = tipAtCell(segment);
+  const said = lines.flatMap((line) =>
+    Array.isArray(line) && typeof line[0] === "string" ? [line.join(" ")] : [],
+  );
+  say(`${tokenOf(state.target)[2]}: ${said.join(", ")}`);
 }
 
-/** Show the numbers of the chosen cell beside it and return them. */
-function tipAtCell() {
-  const { x, y } = middleOfCell();
-  const lines = cellLines(chosenLens(), state.value, state.target, state.segment);
-  showTip(lines, x, y, tipAtCell);
+/**
+ * Show the numbers of the chosen cell beside it and return them.
+ * @param {number} segment
+ * @returns {TipLine[]}
+ */
+function tipAtCell(segment) {
+  const { x, y } = middleOfCell(segment);
+  const lines = cellLines(chosenLens(), state.value, state.target, segment);
+  showTip(lines, x, y, () => tipAtCell(segment));
   return lines;
 }
 
-function middleOfCell() {
+/** @param {number} segment */
+function middleOfCell(segment) {
   const { left, width, height, rows } = layout;
   const frame = scroller.getBoundingClientRect();
   return {
     x: frame.left + left + (state.target + 0.5) * width - scroller.scrollLeft,
-    y: frame.top + (rows - 0.5 - state.segment) * height,
+    y: frame.top + (rows - 0.5 - segment) * height,
   };
 }

@@ -1,8 +1,13 @@
 // The pinned token's waterfall and its way through the layers, drawn by plotly.
 
+/** @type {("solid" | "dash" | "dot" | "dashdot")[]} */
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 
-/** Return settings of a plot whose picture gets a name that tells what it shows. */
+/**
+ * Return settings of a plot whose picture gets a name that tells what it shows.
+ * @param {string} name
+ * @returns {PlotSettings}
+ */
 const plotSettings = (name) => ({
   displaylogo: false,
   responsive: true,
@@ -10,6 +15,10 @@ const plotSettings = (name) => ({
   toImageButtonOptions: { filename: [name, state.lens, state.target].join("-") },
 });
 
+/**
+ * @param {string} unit
+ * @returns {PlotLayout}
+ */
 function plotLayout(unit) {
   const axis = {
     gridcolor: theme.line,
@@ -43,14 +52,14 @@ function plotLayout(unit) {
 
 /** Return the lens that the waterfall shows: the chosen one, or the first whose credits add up. */
 function lensWithCredits() {
-  const adds = (lens) => lens.kind === "credit" && measureOf(lens, state.value);
+  const adds = (/** @type {Lens} */ lens) => lens.kind === "credit" && measures(lens, state.value);
   return adds(chosenLens()) ? chosenLens() : content.lenses.find(adds);
 }
 
 function drawWaterfall() {
   const lens = lensWithCredits();
-  const title = document.getElementById("waterfall-title");
-  const plot = document.getElementById("waterfall");
+  const title = byId("waterfall-title");
+  const plot = byId("waterfall");
   if (!lens) {
     title.textContent = `No lens adds up to the ${valueLabel(state.value)}`;
     Plotly.purge(plot);
@@ -72,7 +81,7 @@ function drawWaterfall() {
     level += step;
   }
   bases.push(0);
-  const isTotal = (place) => place === 0 || place === names.length - 1;
+  const isTotal = (/** @type {number} */ place) => place === 0 || place === names.length - 1;
   const paints = heights.map((height, place) =>
     isTotal(place) ? theme.total : height < 0 ? theme.negative : theme.positive,
   );
@@ -88,6 +97,7 @@ function drawWaterfall() {
   const marked = lens === chosenLens() ? state.segment : null;
   const edges = names.map((_, place) => (place - 1 === marked ? 2 : 0));
   title.textContent = `${lens.label}: from the baseline to the final ${valueLabel(state.value)}`;
+  /** @type {PlotData} */
   const bars = {
     type: "bar",
     x: names,
@@ -112,13 +122,22 @@ function drawWaterfall() {
   Plotly.react(plot, [bars], { ...drawn, bargap: 0.25, hovermode: "x" }, plotSettings("waterfall"));
 }
 
-/** Return whether a bar has its name below it: the first, the last, and as many as fit between. */
+/**
+ * Return whether a bar has its name below it: the first, the last, and as many as fit between.
+ * @param {number} place
+ * @param {number} count
+ */
 function isNamed(place, count) {
   const step = Math.ceil(count / 18);
   return place === count - 1 || (place % step === 0 && place < count - step);
 }
 
-/** Return the bars' range, with room for the numbers above those that rise and below the others. */
+/**
+ * Return the bars' range, with room for the numbers above those that rise and below the others.
+ * @param {number[]} bases
+ * @param {number[]} heights
+ * @param {string[]} written
+ */
 function rangeOfBars(bases, heights, written) {
   const ends = heights.map((height, place) => bases[place] + height);
   const low = Math.min(0, ...bases, ...ends);
@@ -132,12 +151,13 @@ function rangeOfBars(bases, heights, written) {
 }
 
 function drawTrajectory() {
-  const plot = document.getElementById("trajectory");
-  const lenses = content.lenses.filter((lens) => measureOf(lens, state.value));
+  const plot = byId("trajectory");
+  const lenses = content.lenses.filter((lens) => measures(lens, state.value));
   const lines = lenses.map((lens) => {
     const style = content.lenses.indexOf(lens);
     const chosen = lens.name === state.lens;
-    return {
+    /** @type {PlotData & { y: number[] }} */
+    const line = {
       type: "scatter",
       mode: "lines+markers",
       name: lens.label,
@@ -151,9 +171,10 @@ function drawTrajectory() {
       marker: { size: chosen ? 6 : 4 },
       hovertemplate: "%{y:.6g}",
     };
+    return line;
   });
   const absent = content.lenses.filter((lens) => !lenses.includes(lens)).map(({ label }) => label);
-  document.getElementById("trajectory-absent").textContent = absent.length
+  byId("trajectory-absent").textContent = absent.length
     ? `${absent.join(", ")}: not of this value`
     : "";
   const unit = measureOf(lenses[0], state.value).unit;
@@ -164,6 +185,7 @@ function drawTrajectory() {
   // Small probabilities are drawn to their own scale.
   if (unit === "probability" && highest > 0.1) drawn.yaxis.range = [-0.03, 1.03];
   const segment = state.segment === null ? null : chosenLens().segments[state.segment];
+  /** @type {PlotShape} */
   const mark = {
     type: "line",
     x0: segment,

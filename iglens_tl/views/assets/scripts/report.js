@@ -1,7 +1,12 @@
 // What is chosen, the views that depend on it, and the controls.
 
+/**
+ * @param {number} place
+ * @param {number} count
+ */
 const clamp = (place, count) => Math.max(0, Math.min(count - 1, place));
 
+/** @type {State} */
 const state = {
   target: content.targets.length - 1,
   segment: null,
@@ -15,6 +20,7 @@ const chosenLens = () => lensNamed(state.lens);
 
 // Every view with what it depends on. The slow ones are drawn afterwards, each by itself, so that
 // the page answers at once.
+/** @type {[() => void, (keyof State)[], "later"?][]} */
 const VIEWS = [
   [drawControls, ["lens", "value", "show", "theme"]],
   [layOutMap, ["lens", "size"]],
@@ -30,14 +36,19 @@ const VIEWS = [
   [drawWaterfall, ["target", "lens", "value", "segment", "theme"], "later"],
   [drawTrajectory, ["target", "lens", "value", "segment", "theme"], "later"],
 ];
+/** @type {Set<keyof State>} */
 const changed = new Set();
+/** @type {Set<() => void>} */
 const waiting = new Set();
 
-/** Take new choices over, then redraw what depends on them, once before the next picture. */
+/**
+ * Take new choices over, then redraw what depends on them, once before the next picture.
+ * @param {Partial<State>} choices
+ */
 function update(choices) {
-  for (const [name, choice] of Object.entries(choices)) {
-    if (state[name] === choice) continue;
-    state[name] = choice;
+  for (const name of /** @type {(keyof State)[]} */ (Object.keys(choices))) {
+    if (state[name] === choices[name]) continue;
+    Object.assign(state, { [name]: choices[name] });
     if (!changed.size) requestAnimationFrame(redraw);
     changed.add(name);
   }
@@ -63,11 +74,14 @@ function drawNext() {
   draw();
 }
 
-/** Choose a lens; if it does not measure the chosen value, its own value is shown. */
+/**
+ * Choose a lens; if it does not measure the chosen value, its own value is shown.
+ * @param {string} name
+ */
 function chooseLens(name) {
   const { measures, segments } = lensNamed(name);
   const label = state.segment === null ? null : chosenLens().segments[state.segment];
-  const segment = segments.indexOf(label);
+  const segment = label === null ? -1 : segments.indexOf(label);
   update({
     lens: name,
     value: wanted.value in measures ? wanted.value : Object.keys(measures)[0],
@@ -77,6 +91,7 @@ function chooseLens(name) {
 // The value that the reader chose, also while a lens is shown that does not measure it.
 const wanted = { value: state.value };
 
+/** @param {string} name */
 function chooseValue(name) {
   wanted.value = name;
   update({ value: name });
@@ -85,11 +100,18 @@ function chooseValue(name) {
 function buildControls() {
   addChoices("lens", content.lenses.map(({ name, label }) => [name, label]), chooseLens);
   addChoices("value", content.values.map(({ name, label }) => [name, label]), chooseValue);
-  addChoices("show", [["credit", "credit"], ["level", "level"]], (show) => update({ show }));
+  addChoices("show", [["credit", "credit"], ["level", "level"]], (show) =>
+    update({ show: show === "level" ? "level" : "credit" }),
+  );
 }
 
+/**
+ * @param {string} name
+ * @param {[string, string][]} options
+ * @param {(value: string) => void} choose
+ */
 function addChoices(name, options, choose) {
-  const group = document.getElementById(`choose-${name}`);
+  const group = byId(`choose-${name}`);
   for (const [value, label] of options) {
     const choice = make("label", "choice");
     const input = make("input");
@@ -99,22 +121,28 @@ function addChoices(name, options, choose) {
     input.addEventListener("change", () => choose(value));
     choice.append(input, make("span", "", label));
     group.append(choice);
+    controls.push(input);
   }
 }
 
+/** @type {HTMLInputElement[]} */
+const controls = [];
+
 function drawControls() {
   const lens = chosenLens();
-  for (const input of document.querySelectorAll(".choice input")) {
-    input.checked = input.value === state[input.name];
+  for (const input of controls) {
+    input.checked = input.value === state[/** @type {keyof State} */ (input.name)];
     if (input.name === "value") {
       input.disabled = !(input.value in lens.measures);
-      input.parentNode.title = input.disabled ? `${lens.label} did not measure it` : "";
+      const why = input.disabled ? `${lens.label} did not measure it` : "";
+      input.parentElement?.setAttribute("title", why);
     }
     if (input.name === "show" && input.value === "credit") {
-      input.nextSibling.textContent = KINDS[lens.kind];
+      const [name] = findAll(document, `input[value="credit"] + span`);
+      name.textContent = KINDS[lens.kind];
     }
   }
-  document.getElementById("lens-sentence").textContent = lens.sentence;
+  byId("lens-sentence").textContent = lens.sentence;
 }
 
 function drawPinned() {
@@ -128,18 +156,19 @@ function drawPinned() {
     `onset ${onset}`,
     `id ${id}, read at position ${position}`,
   ];
-  const pinned = document.getElementById("pinned");
+  const pinned = byId("pinned");
   pinned.replaceChildren(tokenElement(token, "b"), make("small", "", facts.join(" · ")));
 }
 
+/** @param {string} text */
 function say(text) {
-  document.getElementById("status").textContent = text;
+  byId("status").textContent = text;
 }
 
-for (const button of document.querySelectorAll("[data-copy]")) {
+for (const button of findAll(document, "[data-copy]")) {
   const label = button.textContent;
   button.addEventListener("click", async () => {
-    const rows = copies[button.dataset.copy]();
+    const rows = COPIES[button.dataset.copy ?? ""]();
     await copy(csv(rows));
     button.textContent = `Copied ${rows.length - 1} rows`;
     say(button.textContent);
@@ -150,11 +179,11 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 }
 
 const THEMES = ["system", "light", "dark"];
-document.getElementById("theme").addEventListener("click", (event) => {
+byId("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "system") + 1) % THEMES.length];
   root.dataset.theme = next;
-  event.target.textContent = `Theme: ${next}`;
+  byId("theme").textContent = `Theme: ${next}`;
   changeTheme();
 });
 

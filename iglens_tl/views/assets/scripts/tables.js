@@ -1,18 +1,18 @@
 // The most probable tokens after every segment, and the tables that can be copied.
 
 function drawTop() {
-  const table = document.getElementById("top");
+  const table = byId("top");
   const lens = lensWithTop(chosenLens());
-  document.getElementById("top-title").textContent = lens
+  byId("top-title").textContent = lens
     ? `Most probable tokens after each segment: ${lens.label}`
     : "The page has no most probable tokens";
-  document.querySelector('[data-copy="top"]').hidden = !lens;
+  findOne(document, '[data-copy="top"]').hidden = !lens;
   if (!lens) {
     table.replaceChildren();
     return;
   }
   const rows = lens.segments.map((label, segment) => topRow(lens, label, segment)).reverse();
-  table.style.setProperty("--n", array(lens.top.tokens).shape[2]);
+  table.style.setProperty("--n", `${array(lens.top.tokens).shape[2]}`);
   const head = make("div", "top-row top-head");
   head.append(
     make("span", "", "after"),
@@ -21,12 +21,18 @@ function drawTop() {
   );
   const hadFocus = table.contains(document.activeElement);
   table.replaceChildren(head, ...rows);
-  const reached = (table.querySelector(".current") ?? rows[0]).querySelector("button");
+  const current = findAll(table, ".current")[0];
+  const reached = findOne(current ?? rows[0], "button");
   reached.tabIndex = 0;
   if (hadFocus) reached.focus({ preventScroll: true });
-  if (table.querySelector(".current")) scrollInside(table, reached, head.offsetHeight);
+  if (current) scrollInside(table, reached, head.offsetHeight);
 }
 
+/**
+ * @param {LensWithTop} lens
+ * @param {string} label
+ * @param {number} segment
+ */
 function topRow(lens, label, segment) {
   const row = make("div", "top-row");
   const own = chosenLens().segments.indexOf(label);
@@ -35,7 +41,7 @@ function topRow(lens, label, segment) {
   button.type = "button";
   button.tabIndex = -1;
   if (own >= 0) button.addEventListener("click", () => update({ segment: own }));
-  const value = measureOf(lens, state.value) ? state.value : Object.keys(lens.measures)[0];
+  const value = measures(lens, state.value) ? state.value : Object.keys(lens.measures)[0];
   addTip(button, () => cellLines(lens, value, state.target, segment));
   const rank = lens.ranks === undefined ? "" : `${part(lens.ranks, state.target)[segment]}`;
   row.append(button, make("span", "rank", rank));
@@ -54,15 +60,19 @@ function topRow(lens, label, segment) {
   return row;
 }
 
-document.getElementById("top").addEventListener("keydown", (event) => {
-  const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-  if (!step || !isPlainKey(event)) return;
+byId("top").addEventListener("keydown", (event) => {
+  const step = stepOf(event, { ArrowUp: 1, ArrowDown: -1 });
+  if (!step) return;
   event.preventDefault();
   const count = chosenLens().segments.length;
   update({ segment: clamp((state.segment ?? count) + step, count) });
 });
 
-/** Return what names a target in every table. */
+/**
+ * Return what names a target in every table.
+ * @param {number} target
+ * @returns {Cell[]}
+ */
 function targetCells(target) {
   const [id, token] = tokenOf(target);
   return [content.targets[target].position, id, token];
@@ -70,8 +80,11 @@ function targetCells(target) {
 
 const TARGET_COLUMNS = ["position", "token_id", "token"];
 
-/** The tables by the name of their button: functions that return rows, the first with the names. */
-const copies = {
+/**
+ * The tables by the name of their button: functions that return rows, the first with the names.
+ * @type {Record<string, () => Cell[][]>}
+ */
+const COPIES = {
   map() {
     const lens = chosenLens();
     const { unit } = measureOf(lens, state.value);
@@ -84,6 +97,7 @@ const copies = {
     return [[...TARGET_COLUMNS, "lens", "value", "unit", "shown", ...lens.segments], ...rows];
   },
   token() {
+    /** @type {Cell[][]} */
     const rows = [[...TARGET_COLUMNS, "lens", "value", "unit", "segment", "change", "level", "rank"]];
     for (const lens of content.lenses) {
       for (const [value, { unit }] of Object.entries(lens.measures)) {
@@ -100,6 +114,7 @@ const copies = {
   },
   top() {
     const lens = lensWithTop(chosenLens());
+    /** @type {Cell[][]} */
     const rows = [[...TARGET_COLUMNS, "lens", "segment", "place", "top_token_id", "top_token", "prob"]];
     if (!lens) return rows;
     lens.segments.forEach((segment, index) => {
@@ -114,10 +129,15 @@ const copies = {
   heads() {
     const columns = ["value", "unit", "head", "credit", "source"];
     columns.push("source_token_id", "source_token", "source_credit");
+    /** @type {Cell[][]} */
     const rows = [[...TARGET_COLUMNS, ...columns]];
-    if (!content.heads) return rows;
-    const { value, unit } = content.heads;
-    for (const { label, credit, sources } of [allHeads(state.target), ...headsOf(state.target)]) {
+    const { heads } = content;
+    if (!heads) return rows;
+    const { value, unit } = heads;
+    for (const { label, credit, sources } of [
+      allHeads(heads, state.target),
+      ...headsOf(heads, state.target),
+    ]) {
       const start = [...targetCells(state.target), value, unit, label, credit];
       for (const source of sources) {
         const [id, token] = content.tokens[content.text[source.position]];

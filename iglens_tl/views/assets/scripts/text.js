@@ -1,12 +1,17 @@
 // The text as tokens. What was measured is a button; the others are plain.
 
-const textBox = document.getElementById("text");
+const textBox = byId("text");
+/** @type {HTMLElement[]} */
 const chips = [];
 
-/** Return whether a line ends after a token. */
+/**
+ * Return whether a line ends after a token.
+ * @param {Token} token
+ */
 const endsLine = (token) => content.tokens[token][1].includes("\n");
 
 function buildText() {
+  /** @type {Map<number, number>} */
   const targetAt = new Map();
   content.targets.forEach(({ place }, target) => place !== null && targetAt.set(place, target));
   content.text.forEach((token, place) => {
@@ -29,10 +34,14 @@ function buildText() {
   }
 }
 
+/**
+ * @param {number} target
+ * @returns {HTMLElement}
+ */
 function chipOf(target) {
   const { token, position } = content.targets[target];
   const chip = tokenElement(token, "button");
-  chip.type = "button";
+  chip.setAttribute("type", "button");
   chip.classList.add("token");
   chip.addEventListener("click", () => update({ target }));
   chip.addEventListener("mouseenter", () => update({ hovered: target }));
@@ -77,7 +86,12 @@ function markHovered() {
   chips.forEach((chip, target) => chip.classList.toggle("hovered", target === state.hovered));
 }
 
-/** Scroll a box, and only the box, so that an element in it is seen below the box's head. */
+/**
+ * Scroll a box, and only the box, so that an element in it is seen below the box's head.
+ * @param {HTMLElement} box
+ * @param {HTMLElement} element
+ * @param {number} head
+ */
 function scrollInside(box, element, head = 0) {
   const { top, bottom } = element.getBoundingClientRect();
   const frame = box.getBoundingClientRect();
@@ -87,7 +101,8 @@ function scrollInside(box, element, head = 0) {
 
 textBox.addEventListener("keydown", (event) => {
   const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity };
-  if (!(event.key in steps) || !isPlainKey(event)) return;
+  const step = stepOf(event, steps);
+  if (!step) return;
   event.preventDefault();
-  update({ target: clamp(state.target + steps[event.key], content.targets.length) });
+  update({ target: clamp(state.target + step, content.targets.length) });
 });

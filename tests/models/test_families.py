@@ -1,0 +1,149 @@
+"""Further families beside plain Hugging Face models: those that are measured, and those refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from iglens_tl import components, ig_lens, load_model
+from iglens_tl.models import NotApplicableError, adapt, capture
+from tests.support.cases import HAS_HOOKED, IDS, TL_VERSION
+from tests.support.families import FAMILIES, Family, write_folder
+from tests.support.further_families import FURTHER_FAMILIES, REFUSED_FAMILIES
+
+MAJOR = TL_VERSION.split(".")[0]
+LOADABLE = [
+    pytest.param(family, backend, id=f"{family.name}-{backend}")
+    for family in FURTHER_FAMILIES
+    for backend in ("hooked", "bridge")
+    if (backend == "bridge" and MAJOR not in family.wrong_in)
+    or (backend == "hooked" and HAS_HOOKED and family.hooked)
+]
+WRONG_HERE = [
+    pytest.param(family, id=family.name)
+    for family in (*FAMILIES, *FURTHER_FAMILIES)
+    if MAJOR in family.wrong_in
+]
+REFUSED = [pytest.param(family, words, id=family.name) for family, words in REFUSED_FAMILIES]
+PROJECTIONS = ("o_proj", "out_proj", "c_proj", "dense")
+"""Names of the attention's output matrix in Hugging Face models."""
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory) -> Callable[[Family], Path]:
+    root = tmp_path_factory.mktemp("further")
+    return cache_by_name(lambda family: write_folder(family, root / family.name))
+
+
+@pytest.fixture(scope="module")
+def load(folder_of) -> Callable[[Family, str], Any]:
+    return cache_by_name(lambda family, backend: load_model(folder_of(family), backend=backend))
+
+
+def cache_by_name(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with its results kept; families hold dictionaries, so go by name."""
+    families: dict[str, Family] = {}
+
+    @cache
+    def of_name(name: str, *rest: str) -> Any:
+        return function(families[name], *rest)
+
+    def of_family(family: Family, *rest: str) -> Any:
+        families[family.name] = family
+        return of_name(family.name, *rest)
+
+    return of_family
+
+
+def plain_run(folder: Path, *, n_heads: int | None = None) -> tuple[Tensor, list[Tensor]]:
+    """Run plain Hugging Face on the text.
+
+    Returns:
+        The log-probability of every next token, and for each layer what its heads pass to the
+        output matrix, `[pos, head, d_head]`.
+    """
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, experts_implementation="eager"
+    ).eval()
+    passed_on = []
+
+    def keep(module: Any, inputs: tuple[Tensor]) -> None:
+        passed_on.append(inputs[0][0].unflatten(-1, (n_heads, -1)))
+
+    if n_heads is not None:
+        for name, module in model.named_modules():
+            *parents, last = name.split(".")
+            if last in PROJECTIONS and "att" in ".".join(parents[-2:]):
+                module.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        logits = model(torch.tensor([IDS])).logits[0, :-1].double()
+    return logits.log_softmax(-1).gather(1, torch.tensor(IDS[1:])[:, None])[:, 0], passed_on
+
+
+@pytest.mark.parametrize(("family", "backend"), LOADABLE)
+def test_credits_sum_to_what_plain_hugging_face_predicts(folder_of, load, family, backend):
+    model = load(family, backend)
+    expected, _ = plain_run(folder_of(family))
+    result = ig_lens(model, IDS)
+    np.testing.assert_allclose(np.log(result.final), expected, atol=1e-4)
+    np.testing.assert_allclose(result.values.sum(1) + result.baseline, result.final, atol=1e-12)
+    integrated = ig_lens(model, IDS, estimator="gradient")
+    np.testing.assert_allclose(integrated.values, result.values, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "backend"), LOADABLE)
+@pytest.mark.parametrize("by", ["sublayer", "head", "neuron"])
+def test_parts_sum_to_the_credits_or_are_refused(load, family, backend, by):
+    model = load(family, backend)
+    if by == "sublayer" or by in family.splits:
+        result = components(model, IDS, by=by)
+        np.testing.assert_allclose(result.values.sum(1), result.final - result.baseline, atol=1e-4)
+    else:
+        with pytest.raises(NotApplicableError, match=rf"(?s)\A{family.name}\b[^\n]*split[^\n]*\Z"):
+            components(model, IDS, by=by)
+
+
+@pytest.mark.parametrize(
+    ("family", "backend"), [case for case in LOADABLE if "head" in case.values[0].splits]
+)
+def test_heads_pass_on_what_hugging_faces_heads_do(folder_of, load, family, backend):
+    adapter = adapt(load(family, backend))
+    sites = [adapter.head_site(layer) for layer in range(adapter.n_layers)]
+    found = capture(adapter, torch.tensor([IDS]), dict.fromkeys(sites, torch.clone))
+    n_heads = found[sites[0]].shape[2]
+    assert n_heads == family.config().num_attention_heads
+    _, expected = plain_run(folder_of(family), n_heads=n_heads)
+    assert len(expected) == len(sites)
+    for site, passed_on in zip(sites, expected, strict=True):
+        error = (found[site][0] - passed_on).abs().max()
+        assert error < 1e-5 * passed_on.abs().max(), site
+
+
+@pytest.mark.parametrize("family", WRONG_HERE)
+def test_a_bridge_that_computes_something_else_is_refused_at_load(folder_of, family):
+    with pytest.raises(ValueError, match=rf"{family.name}\b.*transformer-lens {TL_VERSION}"):
+        load_model(folder_of(family))
+
+
+@pytest.mark.parametrize(("family", "words"), REFUSED)
+def test_what_cannot_be_measured_is_refused_in_one_sentence(folder_of, family, words):
+    folder = folder_of(family)
+    with pytest.raises(ValueError, match=words) as caught:
+        ig_lens(load_model(folder), IDS)
+    message = str(caught.value)
+    assert family.name in message and "\n" not in message and len(message) < 600
+
+
+def test_names_are_short_and_paths_stay_in_the_adapter(folder_of, load):
+    family = FURTHER_FAMILIES[0]
+    adapter = adapt(load(family, "bridge"))
+    assert (adapter.name, adapter.path) == (family.name, str(folder_of(family)))
+    assert str(folder_of(family).parent) not in str(ig_lens(adapter, IDS).provenance)

@@ -1,0 +1,116 @@
+"""Every example of a docstring, the README or the documentation does what it shows."""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import importlib
+import importlib.util
+import itertools
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import iglens_tl
+from iglens_tl.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(iglens_tl.__path__, "iglens_tl.")
+    if not module.name.endswith("__main__")
+]
+WITH_EXAMPLES = [
+    name
+    for name in MODULES
+    if ">>> " in Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
+]
+
+
+@pytest.fixture(scope="module")
+def load_model_once():
+    """Return `load_model`, which loads the same model a single time."""
+    return functools.cache(iglens_tl.load_model)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_with_cached_models(tmp_path, monkeypatch, load_model_once):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(iglens_tl, "load_model", load_model_once)
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_of_docstrings_run(name):
+    module = importlib.import_module(name)
+    written = doctest.DocTestParser().get_examples(Path(module.__file__).read_text("utf-8"))
+    outcome = doctest.testmod(module)
+    assert outcome.failed == 0
+    assert outcome.attempted == len(written), "an example that doctest does not find is never run"
+
+
+def test_most_of_the_public_functions_have_an_example():
+    assert len(WITH_EXAMPLES) >= 15
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_examples_of_documents_print_what_they_show(document):
+    assert doctest.testfile(str(document), module_relative=False).failed == 0
+
+
+def test_every_block_of_python_in_a_document_is_an_example():
+    for document in DOCUMENTS:
+        blocks = re.findall(r"^```python\n(.*?)^```", document.read_text("utf-8"), re.M | re.S)
+        for block in blocks:
+            assert block.startswith(">>> "), (
+                f"{document.name} shows code that no test runs:\n{block}"
+            )
+
+
+def commands() -> list[str]:
+    """Return every line of the documents that calls `iglens`."""
+    lines = [line for document in DOCUMENTS for line in document.read_text("utf-8").splitlines()]
+    return [line for line in lines if re.match(r"(iglens|echo .* \| iglens) ", line)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, toy_folder) -> Path:
+    """Return a folder with the files that the documents take to be there."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "path" / "to").mkdir(parents=True)
+    (folder / "path" / "to" / "model").symlink_to(toy_folder("llama"))
+    text = " ".join(f"w{number}" for number in range(90))
+    for name in ("text.txt", "texts.txt", "prompts.txt"):
+        (folder / name).write_text(f"{text}\n" * 4)
+    return folder
+
+
+def test_the_commands_of_documents_run_one_after_the_other(place, monkeypatch):
+    monkeypatch.chdir(place)
+    lines = commands()
+    assert len(lines) >= 5
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        given, to_file = None, "" if ">" not in words else words[words.index(">") + 1]
+        if "|" in words:
+            given, words = words[1], words[words.index("|") + 1 :]
+        if "<" in words:
+            given = Path(words[words.index("<") + 1]).read_text()
+        arguments = list(itertools.takewhile(lambda word: word not in "<>", words[1:]))
+        outcome = CliRunner().invoke(app, arguments, input=given)
+        assert outcome.exit_code == 0, f"{line}\n{outcome.output}\n{outcome.stderr}"
+        assert outcome.stdout or not to_file, line
+        for option in {"--html", "--out"} & set(words):
+            assert (place / words[words.index(option) + 1]).exists(), line
+
+
+def test_documents_name_targets_that_the_makefile_has():
+    has = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for document in DOCUMENTS:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", document.read_text("utf-8"), re.M | re.S)
+        named = set(re.findall(r"^make ([a-z0-9-]+)", "".join(blocks), re.M))
+        assert named <= has
