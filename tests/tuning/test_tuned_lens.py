@@ -22,7 +22,7 @@ from iglens_tl import (
 )
 from iglens_tl.models import NotApplicableError, adapt
 from iglens_tl.tuning import check_translators, resolve_translators
-from iglens_tl.tuning.identity import known_names, same_name, unembed_hash
+from iglens_tl.tuning.evaluation import known_names, same_name, unembed_hash
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS
 from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 from tests.support.native import native_bridge
