@@ -23,7 +23,6 @@ from .lenses import LayerIntegratedGradients as LayerIntegratedGradients
 from .lenses import LeaveOneOut as LeaveOneOut
 from .lenses import Lens as Lens
 from .lenses import LogitLens as LogitLens
-from .lenses import PathSensitivity as PathSensitivity
 from .lenses import ReferenceIGLens as ReferenceIGLens
 from .lenses import Reverse as Reverse
 from .lenses import SkipShapley as SkipShapley
@@ -67,3 +66,5 @@ from .tuning import train_tuned_lens as train_tuned_lens
 from .views.html import write_html as write_html
 
 __version__: str
+from .prompts import read_prompts as read_prompts
+from .results.sensitivity import PathSensitivity as PathSensitivity
