@@ -35,6 +35,7 @@ format: $(VENV)/.ready-dev
 ## Print the tables of speed and memory.
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.comparison
+	$(BIN)/python -m experiments.benchmarks.ragged
 	$(BIN)/python -m experiments.benchmarks.conductance
 	$(BIN)/python -m experiments.benchmarks.components
 	$(BIN)/python -m experiments.benchmarks.skipping
@@ -42,6 +43,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout
 	$(BIN)/python -m experiments.benchmarks.report_page
+	$(BIN)/python -m experiments.benchmarks.startup
 
 ## Credit the heads of the embedded model's answers, ablate them and draw the pictures.
 components: $(VENV)/.ready-dev

@@ -145,8 +145,8 @@ def test_every_quantity_is_summed_up_by_its_layer(toy_setting, tables):
                 assert row["median"] == pytest.approx(numbers.median(), abs=1e-9)
                 assert row["max"] == numbers.max()
         assert found.loc[("prediction, all tokens", layer), "mean"] == pytest.approx(
-            effects[layer].mean()
-        , abs=1e-9)
+            effects[layer].mean(), abs=1e-9
+        )
     for (quantity, layer), rows in of_predictions.groupby(["quantity", "layer"]):
         assert found.loc[(quantity, layer), "mean"] == pytest.approx(rows["value"].mean(), abs=1e-9)
         assert found.loc[(quantity, layer), "n"] == len(ids) - 1

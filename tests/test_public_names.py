@@ -70,7 +70,7 @@ INNER = {"LayerParts", "Intervention", "EarlyExit"}
 
 
 def test_a_tree_that_is_not_installed_knows_its_version():
-    # Without the site's packages there is no metadata to ask; the stub's loader is put in its place.
+    # Without the site's packages there is no metadata to ask; the loader is put in its place.
     loader = Path(importlib.import_module("lazy_loader").__file__ or "").parent.parent
     code = (
         f"import sys; sys.path[:0] = [{str(PACKAGE.parent)!r}]; sys.path.append({str(loader)!r});"

@@ -127,7 +127,7 @@ def random_results(n_tokens: int, n_layers: int) -> list[LensData]:
                 LensData(
                     lens=lens,
                     unit=unit,
-                    additive=additive,
+                    kind="credit" if additive else "level",
                     segments=("embed", *(f"L{layer}" for layer in range(n_layers))),
                     texts=(text,),
                     targets=targets,

@@ -83,8 +83,7 @@ class Changes:
         return LensResult(
             lens=name,
             unit=self.unit,
-            additive=False,
-            cumulative=False,
+            kind="effect",
             segments=self.segments,
             texts=tuple(Text(item.ids, tuple(map(str, item.ids))) for item in items),
             targets=tuple(targets),

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from iglens_tl.lenses.credit_orders import PATHS
 from torch import Tensor
 
 from experiments.causal.items import Item
 from experiments.causal_agreement.changes import Changes, changes_of_blocks, side_by_side
 from experiments.causal_agreement.pairs import corrupted_ids
-from iglens_tl import CompletenessWarning, TunedLensWarning, activation_patching
-from iglens_tl.interventions.effects import plan_layer_effects
-from iglens_tl.lenses.base import Lens, run_lenses
-from iglens_tl.lenses.conductance import plan_layer_conductance
-from iglens_tl.lenses.decomposition.components import plan_components
-from iglens_tl.lenses.dla import plan_direct_logit_attribution
-from iglens_tl.lenses.ig import plan_ig_lens
-from iglens_tl.lenses.layer_ig import plan_layer_integrated_gradients
-from iglens_tl.lenses.tuned import plan_tuned_lens
+from iglens_tl import (
+    CompletenessWarning,
+    Components,
+    DirectLogitAttribution,
+    IGLens,
+    LayerConductance,
+    LayerEffects,
+    LayerIntegratedGradients,
+    TunedLens,
+    TunedLensWarning,
+    activation_patching,
+)
+from iglens_tl.lenses import PATHS
+from iglens_tl.lenses.base import Lens, measure
 from iglens_tl.models import ModelAdapter, capture
 from iglens_tl.results.segments import layer_label
+from iglens_tl.trace import begin_trace
 
 CONDUCTANCE_STEPS = 20
 GRADIENT_NODES = 10
@@ -62,12 +66,12 @@ class OfLenses(Measure):
 
     Attributes:
         name: What the measure is called in tables.
-        plans: Prepare the lenses for a model.
+        lenses: The lenses.
         by_layer: Whether the parts of a layer are summed.
     """
 
     name: str
-    plans: tuple[Callable[[ModelAdapter], Lens], ...]
+    lenses: tuple[Lens, ...]
     by_layer: bool = False
 
     def take(self, adapter: ModelAdapter, items: Sequence[Item], tokens: Sequence[int]) -> Changes:
@@ -76,18 +80,18 @@ class OfLenses(Measure):
             # The README says how exactly the integrals are taken.
             warnings.simplefilter("ignore", CompletenessWarning)
             warnings.simplefilter("ignore", TunedLensWarning)
-            lenses = [plan(adapter) for plan in self.plans]
             prompts, answers = [list(item.ids) for item in items], [[token] for token in tokens]
-            results = run_lenses(adapter, lenses, prompts, answer=answers).results
+            trace = begin_trace(adapter, prompts, answer=answers)
+            results = measure(trace, self.lenses).results
         return side_by_side([changes_of_blocks(r, by_layer=self.by_layer) for r in results])
 
     def reason_against(self, adapter: ModelAdapter) -> str | None:
-        """Return what planning the lenses says."""
+        """Return what fitting the lenses to the model says."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TunedLensWarning)
-                for plan in self.plans:
-                    plan(adapter)
+                for lens in self.lenses:
+                    lens.bind(adapter)
         except ValueError as error:
             return str(error)
         return None
@@ -168,14 +172,14 @@ IG_LENS = "IG-Lens, p"
 DLA = "direct logit attribution"
 
 
-def _ig_lens(path: str, value: str) -> Measure:
-    plan = partial(plan_ig_lens, path=path, value=value, top_k=0)
-    return OfLenses(f"{ORDERS[path]}, {VALUES[value]}", (plan,))
+def _ig_lens(path: Any, value: str) -> Measure:
+    lens = IGLens(path=path, value=value, top_k=0)
+    return OfLenses(f"{ORDERS[path]}, {VALUES[value]}", (lens,))
 
 
 def _tuned_lens(value: str) -> Measure:
     name = f"tuned lens differences, {VALUES[value]}"
-    return OfLenses(name, (partial(plan_tuned_lens, value=value, top_k=0),))
+    return OfLenses(name, (TunedLens(value=value, top_k=0),))
 
 
 def _effect(
@@ -183,8 +187,7 @@ def _effect(
 ) -> Measure:
     if value != "prob":
         name = f"{name} ({VALUES[value]})"
-    plans = tuple(partial(plan_layer_effects, value=value, unit=unit, **options) for unit in units)
-    return OfLenses(name, plans)
+    return OfLenses(name, tuple(LayerEffects(value=value, unit=unit, **options) for unit in units))
 
 
 CREDITS: tuple[Measure, ...] = (
@@ -195,19 +198,19 @@ CREDITS: tuple[Measure, ...] = (
         if path in ORDERS and (value == "prob" or path not in _ORDERS_OF_P)
     ),
     *(_tuned_lens(value) for value in VALUES),
-    OfLenses(DLA, (plan_direct_logit_attribution,)),
+    OfLenses(DLA, (DirectLogitAttribution(),)),
     OfLenses(
         "layer conductance, last position",
-        (partial(plan_layer_conductance, n_steps=CONDUCTANCE_STEPS),),
+        (LayerConductance(n_steps=CONDUCTANCE_STEPS),),
     ),
     OfLenses(
         "layer conductance, what layers write",
-        (partial(plan_layer_conductance, view="sublayer", n_steps=CONDUCTANCE_STEPS),),
+        (LayerConductance(by="sublayer", positions="all", n_steps=CONDUCTANCE_STEPS),),
         by_layer=True,
     ),
     OfLenses(
         "layer integrated gradients",
-        (partial(plan_layer_integrated_gradients, n_steps=GRADIENT_NODES),),
+        (LayerIntegratedGradients(n_steps=GRADIENT_NODES),),
     ),
     UpdateNorm(),
 )
@@ -243,12 +246,12 @@ EFFECTS_OF_OTHER_VALUES: tuple[Measure, ...] = tuple(
 
 _SUBLAYERS = ("attn", "mlp")
 SUBLAYER_CREDITS: tuple[Measure, ...] = (
-    OfLenses("IG-Lens by sublayers, p", (partial(plan_ig_lens, path="sublayers", top_k=0),)),
-    OfLenses("components, p", (partial(plan_components, by="sublayer"),)),
-    OfLenses(DLA, (partial(plan_direct_logit_attribution, split="sublayer"),)),
+    OfLenses("IG-Lens by sublayers, p", (IGLens(path="sublayers", top_k=0),)),
+    OfLenses("components, p", (Components(by="sublayer"),)),
+    OfLenses(DLA, (DirectLogitAttribution(by="sublayer"),)),
     OfLenses(
         "layer conductance, what sublayers write",
-        (partial(plan_layer_conductance, view="sublayer", n_steps=CONDUCTANCE_STEPS),),
+        (LayerConductance(by="sublayer", positions="all", n_steps=CONDUCTANCE_STEPS),),
     ),
 )
 SUBLAYER_EFFECTS: tuple[Measure, ...] = (
@@ -257,8 +260,8 @@ SUBLAYER_EFFECTS: tuple[Measure, ...] = (
     _effect(MEAN, units=_SUBLAYERS, **_MEAN),
 )
 HEAD_CREDITS: tuple[Measure, ...] = (
-    OfLenses("components, p", (partial(plan_components, by="head"),)),
-    OfLenses(DLA, (partial(plan_direct_logit_attribution, split="head"),)),
+    OfLenses("components, p", (Components(by="head"),)),
+    OfLenses(DLA, (DirectLogitAttribution(by="head"),)),
 )
 HEAD_EFFECTS: tuple[Measure, ...] = (
     _effect(SKIP, units=("head",)),

@@ -49,7 +49,7 @@ def head_credits(adapter: ModelAdapter, cases: Sequence[Case], roles: Sequence[s
     logprob = components(adapter, prompts, by="head", answer=answers, value="logprob")
     logits = components(adapter, prompts, by="head", targets=both, value="logit")
     straight = components(adapter, prompts, by="head", answer=answers, path="straight")
-    direct = direct_logit_attribution(adapter, prompts, targets=both, split="head")
+    direct = direct_logit_attribution(adapter, prompts, targets=both, by="head")
     # The logit is linear, so the credits of a difference are the difference of the credits.
     of_logits, of_direct = of_heads(logits), of_heads(direct)
     found = (

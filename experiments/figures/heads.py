@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,13 +20,13 @@ from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS, counted, finish
 from iglens_tl import LensResult, components
 from iglens_tl.lenses.assembly import assemble
-from iglens_tl.lenses.base import Lens, run_lenses
+from iglens_tl.lenses.base import Lens
 from iglens_tl.lenses.baselines import resolve_baseline
 from iglens_tl.lenses.decomposition.splits import Split
 from iglens_tl.models import ModelAdapter
-from iglens_tl.readout import Point, Reading, inverse_norms, raw_logits, token_directions
+from iglens_tl.readout import Reading, inverse_norms, raw_logits, token_directions
 from iglens_tl.results.segments import parse_segment
-from iglens_tl.trace import Needs, Trace
+from iglens_tl.trace import Needs, Trace, begin_trace
 from iglens_tl.views.figures.style import signed_scale
 from iglens_tl.views.text import shorten, show_blanks
 
@@ -53,23 +53,25 @@ def logit_shares(adapter: ModelAdapter, prompt: Any, **choice: Any) -> LensResul
     """
     nowhere = resolve_baseline("zero", d_model=adapter.readout.d_model)
     split = Split(adapter, "head_source", "hidden_states", nowhere)
-    return run_lenses(adapter, [_SourceLogits(split=split)], prompt, **choice).results[0]
+    return _SourceLogits(split=split)(begin_trace(adapter, prompt, **choice))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _SourceLogits(Lens):
     """Direct logit attribution to what the heads read."""
 
-    name = "direct_logit_attribution"
-
     split: Split
 
-    def needs(self) -> Needs:
-        return self.split.needs()
+    name: ClassVar[str] = "direct_logit_attribution"
+    label: ClassVar[str] = "direct logit attribution"
+    measures: ClassVar[str] = "What every head wrote towards the logit, by the tokens it read."
+    sums_to: ClassVar[str] = "the head's own share of the logit"
+    additive: ClassVar[bool] = False
+    cost: ClassVar[str] = "1 forward pass"
 
-    def points(self, trace: Trace) -> list[Point]:
-        del trace
-        return []
+    def needs(self, adapter: ModelAdapter) -> Needs:
+        del adapter
+        return self.split.needs()
 
     def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
         del readings
@@ -88,16 +90,15 @@ class _SourceLogits(Lens):
         final = raw_logits(readout, last[rows], trace.token_ids).cpu()
         return assemble(
             trace,
-            lens=self.name,
+            lens=self,
             unit="logit",
-            additive=False,
-            cumulative=False,
+            kind="effect",
             segments=[label for part in parts for label in part.labels],
             values=values,
             levels=final[:, None] - values,
             baseline=torch.zeros_like(final),
             final=final,
-            options={"split": "head_source"},
+            options={"by": "head_source", "value": "logit"},
             notes=("shares of heads only; those of the embedding, MLPs and biases are left out",),
         )
 

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from experiments.figures.setting import Drawn, Setting
 from experiments.figures.style import COLORS, finish
-from iglens_tl import embedded_reference_texts, ig_lens
+from iglens_tl import embedded_reference_texts, ig_lens, reference_ig_lens
 from iglens_tl.views.text import show_blanks, show_token
 
 N_TEXTS = 24
@@ -38,7 +38,7 @@ def measure(setting: Setting) -> pd.DataFrame:
         texts += embedded_reference_texts()[:N_TEXTS]
     options = {"value": "logprob", "top_k": 0}
     own = ig_lens(setting.adapter, texts, **options)
-    published = ig_lens(setting.adapter, texts, reference_compat=True, **options)
+    published = reference_ig_lens(setting.adapter, texts, value="logprob")
     table = own.to_frame()["final"].reset_index().rename(columns={"final": "logprob"})
     table["p"] = np.exp(own.final)
     table["reference_logprob"] = published.final

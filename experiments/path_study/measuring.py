@@ -28,13 +28,13 @@ from experiments.path_study.conditions import (
     all_conditions,
     of_order,
 )
-from iglens_tl import LensResult, embedded_reference_texts, layer_effects
+from iglens_tl import IGLens, LensResult, embedded_reference_texts, layer_effects
 from iglens_tl.lenses import CompletenessWarning
-from iglens_tl.lenses.base import Lens, Run, run_lenses
-from iglens_tl.lenses.ig import plan_ig_lens
+from iglens_tl.lenses.base import Lens, Run, measure
 from iglens_tl.models import ModelAdapter, NotApplicableError, capture
 from iglens_tl.prompts.tokenization import encode_text
 from iglens_tl.readout import Targets, Value, ValueLike
+from iglens_tl.trace import begin_trace
 
 EFFECTS: dict[str, dict[str, Any]] = {
     "skip, all positions": {"intervention": "skip", "scope": "all"},
@@ -145,7 +145,7 @@ def _that_apply(adapter: ModelAdapter, conditions: Iterable[Condition]) -> list[
         if BREAKPOINTS[condition.breakpoints] > max(1, adapter.n_layers // 2):
             continue
         try:
-            _plan(adapter, replace(condition, value=DEFAULT.value), ())
+            _lens(adapter, replace(condition, value=DEFAULT.value), ()).bind(adapter)
         except NotApplicableError:
             continue
         found.append(condition)
@@ -153,24 +153,23 @@ def _that_apply(adapter: ModelAdapter, conditions: Iterable[Condition]) -> list[
 
 
 def _run(adapter: ModelAdapter, conditions: Sequence[Condition], items: Sequence[Item]) -> Run:
-    lenses = [_plan(adapter, condition, items) for condition in conditions]
+    lenses = [_lens(adapter, condition, items) for condition in conditions]
     with warnings.catch_warnings():
         # What few steps miss is measured here.
         warnings.simplefilter("ignore", CompletenessWarning)
-        return run_lenses(
+        trace = begin_trace(
             adapter,
-            lenses,
             [list(item.ids) for item in items],
             answer=[[item.answer_id] for item in items],
         )
+        return measure(trace, lenses)
 
 
-def _plan(adapter: ModelAdapter, condition: Condition, items: Sequence[Item]) -> Lens:
+def _lens(adapter: ModelAdapter, condition: Condition, items: Sequence[Item]) -> Lens:
     every = BREAKPOINTS[condition.breakpoints]
     layers = None if every == 1 else list(range(every - 1, adapter.n_layers, every))
     is_corpus = condition.baseline == CORPUS
-    return plan_ig_lens(
-        adapter,
+    return IGLens(
         layers=layers,
         path=condition.order,
         baseline=corpus_mean(adapter) if is_corpus else condition.baseline,

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-from iglens_tl.lenses.credit_orders import PATHS
 from jaxtyping import Float
 
 from experiments.planted.vocabulary import reference_texts
-from iglens_tl.interventions.effects import plan_layer_effects
-from iglens_tl.lenses.base import Lens, run_lenses
-from iglens_tl.lenses.conductance import plan_layer_conductance
-from iglens_tl.lenses.decomposition.components import plan_components
-from iglens_tl.lenses.dla import plan_direct_logit_attribution
-from iglens_tl.lenses.ig import plan_ig_lens
-from iglens_tl.lenses.layer_ig import plan_layer_integrated_gradients
-from iglens_tl.lenses.logit import plan_logit_lens
+from iglens_tl import (
+    Components,
+    DirectLogitAttribution,
+    IGLens,
+    LayerConductance,
+    LayerEffects,
+    LayerIntegratedGradients,
+    LogitLens,
+)
+from iglens_tl.lenses import PATHS
+from iglens_tl.lenses.base import Lens, measure
 from iglens_tl.models import ModelAdapter
 from iglens_tl.results.lens import LensResult
+from iglens_tl.trace import begin_trace
 
 _CONDUCTANCE_STEPS = 20
 _GRADIENT_NODES = 20
@@ -60,22 +62,22 @@ class Measure:
 
     Attributes:
         name: What it is called in tables.
-        plan: Prepares it for a model.
+        lens: The lens.
         by_difference: Whether a segment's part is the difference of the levels at its ends, as for
             lenses that measure what has been reached after a layer; else it is the segment's value.
     """
 
     name: str
-    plan: Callable[[ModelAdapter], Lens]
+    lens: Lens
     by_difference: bool = False
 
 
 def _ig_lens(name: str, **options: Any) -> Measure:
-    return Measure(name, partial(plan_ig_lens, top_k=0, **options))
+    return Measure(name, IGLens(top_k=0, **options))
 
 
 def _effects(name: str, **options: Any) -> Measure:
-    return Measure(name, partial(plan_layer_effects, **options))
+    return Measure(name, LayerEffects(**options))
 
 
 IG_LENS = "IG-Lens, p"
@@ -87,21 +89,21 @@ CREDITS = (
     _ig_lens("IG-Lens, log p", value="logprob"),
     _ig_lens("IG-Lens, logit", value="logit"),
     *(_ig_lens(f"order {path}", path=path) for path in PATHS if path != "hidden_states"),
-    Measure("components by head, p", partial(plan_components, by="head")),
-    Measure("logit lens, differences of p", partial(plan_logit_lens, top_k=0), by_difference=True),
-    Measure("direct logit attribution", partial(plan_direct_logit_attribution, split="head")),
+    Measure("components by head, p", Components(by="head")),
+    Measure("logit lens, differences of p", LogitLens(top_k=0), by_difference=True),
+    Measure("direct logit attribution", DirectLogitAttribution(by="head")),
     Measure(
         "layer conductance, last position",
-        partial(plan_layer_conductance, n_steps=_CONDUCTANCE_STEPS),
+        LayerConductance(n_steps=_CONDUCTANCE_STEPS),
         by_difference=True,
     ),
     Measure(
         "layer conductance, sublayers",
-        partial(plan_layer_conductance, view="sublayer", n_steps=_CONDUCTANCE_STEPS),
+        LayerConductance(by="sublayer", positions="all", n_steps=_CONDUCTANCE_STEPS),
     ),
     Measure(
         "layer integrated gradients",
-        partial(plan_layer_integrated_gradients, n_steps=_GRADIENT_NODES),
+        LayerIntegratedGradients(n_steps=_GRADIENT_NODES),
         by_difference=True,
     ),
 )
@@ -126,12 +128,9 @@ def measure_all(
     adapter: ModelAdapter, prompt: str, answer: str, measures: Sequence[Measure] = MEASURES
 ) -> dict[str, Finding]:
     """Return what lenses say of an answer, by the lens's name."""
-    lenses = [measure.plan(adapter) for measure in measures]
-    results = run_lenses(adapter, lenses, prompt, answer=f" {answer}").results
-    return {
-        measure.name: _finding(measure, result)
-        for measure, result in zip(measures, results, strict=True)
-    }
+    trace = begin_trace(adapter, prompt, answer=f" {answer}")
+    results = measure(trace, [one.lens for one in measures]).results
+    return {one.name: _finding(one, r) for one, r in zip(measures, results, strict=True)}
 
 
 def _finding(measure: Measure, result: LensResult) -> Finding:

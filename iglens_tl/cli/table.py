@@ -34,7 +34,7 @@ def print_comparison(comparison: LensComparison, console: Console | None = None)
     """Print the table of every lens, then what the lenses cost and how they agree."""
     console = _wide(console or Console())
     for result in comparison.results:
-        console.print(Text(f"{result.lens}: {result.kind}s in {result.unit}", style="bold"))
+        console.print(Text(f"{result.name}: {result.kind}s in {result.unit}", style="bold"))
         print_table(result, console)
         console.print()
     costs = comparison.cost_frame().reset_index()

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -43,9 +43,12 @@ from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import layer_label
 from iglens_tl.trace import Needs, Trace, begin_trace
 
-InterventionName: TypeAlias = Literal["skip", "zero", "mean", "resample", "early_exit"]
-UnitName: TypeAlias = Literal["layer", "attn", "mlp", "head"]
-Scope: TypeAlias = Literal["all", "last"]
+if TYPE_CHECKING:
+    InterventionName: TypeAlias = Literal["skip", "zero", "mean", "resample", "early_exit"]
+    UnitName: TypeAlias = Literal["layer", "attn", "mlp", "head"]
+    Scope: TypeAlias = Literal["all", "last"]
+else:  # anything may arrive here; it is answered with a readable error
+    InterventionName = UnitName = Scope = Any
 
 INTERVENTIONS: Mapping[str, str] = {
     "skip": "its input is passed on unchanged",

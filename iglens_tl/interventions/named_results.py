@@ -33,7 +33,7 @@ def named_results(results: Results, what: str) -> dict[str, LensResult]:
     if isinstance(results, LensResult):
         return {results.lens: results}
     if isinstance(results, LensComparison):
-        return {result.lens: result for result in results.results}
+        return {result.name: result for result in results.results}
     if not isinstance(results, Mapping):
         raise TypeError(
             f"{what} must be a LensResult, a mapping from names to them, or a LensComparison, got "

@@ -55,8 +55,7 @@ class Baseline:
     @property
     def key(self) -> str:
         """A name that no other baseline has."""
-        own = self.name if self.vector is None else f"vector {id(self.vector)}"
-        return own + self.suffix
+        return self.fingerprint + self.suffix
 
     def of_text(
         self, states: Float[Tensor, "pos d_model"], positions: list[int]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from iglens_tl.arguments import Layers, resolve_layers
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
 
-By: TypeAlias = Literal["layer", "sublayer"]
+if TYPE_CHECKING:
+    By: TypeAlias = Literal["layer", "sublayer"]
+else:  # anything may arrive here; it is answered with a readable error
+    By = Any
 
 BY = {
     "layer": "every block as one step",

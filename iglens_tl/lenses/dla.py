@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,7 +36,10 @@ from iglens_tl.readout import (
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace
 
-DirectBy: TypeAlias = Literal["layer", "sublayer", "head"]
+if TYPE_CHECKING:
+    DirectBy: TypeAlias = Literal["layer", "sublayer", "head"]
+else:  # anything may arrive here; it is answered with a readable error
+    DirectBy = Any
 
 DIRECT_BY = {
     "layer": "one row for each block",

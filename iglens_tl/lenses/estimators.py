@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -30,8 +30,11 @@ ESTIMATORS = {
 }
 """The estimators of credits. Those of whole segments converge to `delta`, but for `ps_ig`."""
 
-ChainEstimator: TypeAlias = Literal["delta", "gradient", "riemann"]
-EstimatorName: TypeAlias = Literal["delta", "gradient", "riemann", "ps_ig", "idgi"]
+if TYPE_CHECKING:
+    ChainEstimator: TypeAlias = Literal["delta", "gradient", "riemann"]
+    EstimatorName: TypeAlias = Literal["delta", "gradient", "riemann", "ps_ig", "idgi"]
+else:  # anything may arrive here; it is answered with a readable error
+    ChainEstimator = EstimatorName = Any
 
 _DEFAULT_STEPS = {"gradient": 32, "riemann": 64, "ps_ig": 32, "idgi": 16}
 _WITH_TOLERANCE = ("gradient", "ps_ig")

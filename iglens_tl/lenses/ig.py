@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from iglens_tl.arguments import (
     Count,
@@ -50,17 +50,20 @@ from iglens_tl.readout import Point, Reading, read_levels
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace
 
-PathName: TypeAlias = Literal[
-    "hidden_states",
-    "sublayers",
-    "reverse",
-    "straight",
-    "straight_projected",
-    "straight_uniform",
-    "shapley_frozen",
-    "shapley_skip",
-    "leave_one_out",
-]
+if TYPE_CHECKING:
+    PathName: TypeAlias = Literal[
+        "hidden_states",
+        "sublayers",
+        "reverse",
+        "straight",
+        "straight_projected",
+        "straight_uniform",
+        "shapley_frozen",
+        "shapley_skip",
+        "leave_one_out",
+    ]
+else:  # anything may arrive here; it is answered with a readable error
+    PathName = Any
 
 ORDERS: dict[PathName, type[Lens]] = {
     "reverse": Reverse,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,10 @@ from iglens_tl.readout import Readout, Targets, Value
 TOKENS_PER_PASS = 1024
 """How many tokens run together with their graph; more nodes of a path run one part at a time."""
 
-Positions: TypeAlias = Literal["read", "all"]
+if TYPE_CHECKING:
+    Positions: TypeAlias = Literal["read", "all"]
+else:  # anything may arrive here; it is answered with a readable error
+    Positions = Any
 
 POSITIONS = {
     "read": "the position from which the target is read",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -39,7 +39,10 @@ from iglens_tl.readout import Point, Reading
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace, of_whole_text, whole_texts
 
-LayerBaseline: TypeAlias = Literal["mean", "zero", "input_mean", "input_zero"]
+if TYPE_CHECKING:
+    LayerBaseline: TypeAlias = Literal["mean", "zero", "input_mean", "input_zero"]
+else:  # anything may arrive here; it is answered with a readable error
+    LayerBaseline = Any
 
 LAYER_BASELINES = {
     "mean": "the mean of the layer's own states over the text, later ones included",
@@ -102,6 +105,11 @@ class LayerIntegratedGradients(Lens):
         resolve_choice("baseline", self.baseline, LAYER_BASELINES)
         resolve_choice("positions", self.positions, POSITIONS)
         resolve_count("n_steps", self.n_steps, least=1, advice=STEPS_ADVICE)
+
+    def bind(self, adapter: ModelAdapter) -> LayerIntegratedGradients:
+        """Return the lens, checked against the model, which has its layers."""
+        build_chain(adapter, layers=self.layers)
+        return super().bind(adapter)
 
     def needs(self, adapter: ModelAdapter) -> Needs:
         """Ask for every layer's states of whole texts, and for the last state."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from iglens_tl.arguments import Count, Layers, resolve_choice, resolve_layers
 from iglens_tl.lenses.assembly import assemble_levels
@@ -23,7 +23,10 @@ from iglens_tl.readout import Point, Reading
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace
 
-Norm: TypeAlias = Literal["own", "frozen"]
+if TYPE_CHECKING:
+    Norm: TypeAlias = Literal["own", "frozen"]
+else:  # anything may arrive here; it is answered with a readable error
+    Norm = Any
 
 NORMS = {
     "own": "the final norm takes its statistics from the state itself",
@@ -73,6 +76,11 @@ class LogitLens(LevelLens):
         resolve_choice("split by", self.by, BY)
         resolve_choice("norm", self.norm, NORMS)
         object.__setattr__(self, "layers", resolve_layers(self.layers))
+
+    def bind(self, adapter: ModelAdapter) -> LogitLens:
+        """Return the lens, checked against the model, which has its states."""
+        self._chain(adapter)
+        return super().bind(adapter)
 
     def needs(self, adapter: ModelAdapter) -> Needs:
         """Ask for the states."""

@@ -79,6 +79,11 @@ class ReferenceIGLens(Lens):
         object.__setattr__(self, "baseline", check_baseline(self.baseline))
         self._rule()
 
+    def bind(self, adapter: ModelAdapter) -> ReferenceIGLens:
+        """Return the lens, checked against the model."""
+        self._start(adapter)
+        return super().bind(adapter)
+
     def needs(self, adapter: ModelAdapter) -> Needs:
         """Ask for the chain's states, and for what the baseline is made of."""
         chain, start = self._chain(adapter), self._start(adapter)

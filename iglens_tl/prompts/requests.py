@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -97,7 +97,8 @@ def build_requests(
     prompts, is_batch = as_prompts(adapter, prompt, prepend_bos=prepend_bos)
     if generate is not None:
         return _generate(adapter, prompts, generate, is_batch=is_batch)
-    make, choices = _every_next_token, [None] * len(prompts)
+    make: Callable[..., Request] = _every_next_token
+    choices: list[Any] = [None] * len(prompts)
     if answer is not None:
         make, choices = _answer, _per_prompt(answer, len(prompts), "answer", is_batch)
     if targets is not None:
@@ -290,16 +291,14 @@ def _value_token(adapter: ModelAdapter, token: Token) -> int:
 
 
 def _as_list(tokens: Any, what: str) -> list[Any]:
+    if isinstance(tokens, (torch.Tensor, np.ndarray)) and not tokens.ndim:
+        tokens = tokens.item()
     plain = None if isinstance(tokens, str) else as_plain_list(tokens)
-    tokens = [tokens.item() if _is_scalar(tokens) else tokens] if plain is None else plain
-    if not tokens:
+    if plain is None:
+        return [tokens]
+    if not plain:
         raise ValueError(f"{what} is empty; give at least one token")
-    return tokens
-
-
-def _is_scalar(tokens: Any) -> bool:
-    """Return whether a single number is wrapped in an array or tensor."""
-    return isinstance(tokens, (torch.Tensor, np.ndarray)) and tokens.ndim == 0
+    return plain
 
 
 def _per_prompt(choice: Any, n_prompts: int, what: str, is_batch: bool) -> list[Any]:

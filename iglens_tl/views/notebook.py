@@ -56,7 +56,7 @@ class _Table:
 def lens_table(data: LensData) -> str:
     """Return a result as HTML: a row for every target, its values coloured red to blue."""
     shown, notes = _few_segments(data)
-    caption = f"{data.lens} in {data.unit}, {model_name(data.provenance)}"
+    caption = f"{data.name} in {data.unit}, {model_name(data.provenance)}"
     more = len(data.targets) - _MAX_ROWS
     if more > 0:
         caption += f" (first {_MAX_ROWS} rows; {more} more in to_frame())"
@@ -73,9 +73,9 @@ def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) ->
     for data in results:
         shown, missing = _few_segments(data)
         tables.append(
-            _lens_rows(shown, _MAX_ROWS_OF_EACH, name=f"{data.lens}: {data.kind}, {data.unit}")
+            _lens_rows(shown, _MAX_ROWS_OF_EACH, name=f"{data.name}: {data.kind}, {data.unit}")
         )
-        notes += [f"{data.lens}: {note}" for note in missing]
+        notes += [f"{data.name}: {note}" for note in missing]
     if len(first.targets) > _MAX_ROWS_OF_EACH:
         notes.append(
             f"first {_MAX_ROWS_OF_EACH} of {len(first.targets)} targets; all are in to_frame()"

@@ -42,7 +42,7 @@ def make_pair(credits, effects, *, prompts=None, **fields):
         )
         for of_side in values
     )
-    return first, replace(second, lens="layer_effects", additive=False, cumulative=False)
+    return first, replace(second, lens="layer_effects", kind="effect")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_segments_of_no_block_are_left_out():
 
 def test_a_level_that_begins_after_a_layer_says_nothing_of_it():
     credits, effects = make_pair([[9, 1, 3]], [[-5, 2, 3]])
-    levels = replace(credits, values=credits.levels, additive=False)
+    levels = replace(credits, values=credits.levels, kind="level")
     assert levels.kind == "level"
     assert_close_to(agreement_by_item(levels, effects)["routing_gap"], 1 / 5)
 

@@ -44,10 +44,11 @@ def test_every_lens_gives_the_numbers_that_it_gives_alone(toy_model, name, backe
 
 
 def test_lenses_that_need_only_states_share_one_forward_pass(toy):
-    compare(toy, IDS)  # the first use of a model also checks it
     passes = []
     site = adapt(toy).post_site(0)
     with toy.hooks(fwd_hooks=[(site, lambda states, hook: passes.append(len(states)))]):
+        compare(toy, IDS)  # the first use of a model, or of its hooks, also checks it
+        passes.clear()
         comparison = compare(toy, IDS, lenses=STATE_LENSES)
     assert passes == [1]
     assert comparison.forward_passes == 1
@@ -58,10 +59,12 @@ def test_lenses_that_need_only_states_share_one_forward_pass(toy):
 
 def test_a_tuned_lens_shares_the_forward_pass_as_well(demo):
     options = {"answer": " Hanoi", "lenses": (*STATE_LENSES, "tuned_lens")}
-    compare(demo, "The capital of Vietnam is", **options)  # the first use also tries the lens
     passes = []
     site = adapt(demo).post_site(0)
     with demo.hooks(fwd_hooks=[(site, lambda states, hook: passes.append(len(states)))]):
+        # The first use also checks the model and tries the lens.
+        compare(demo, "The capital of Vietnam is", **options)
+        passes.clear()
         comparison = compare(demo, "The capital of Vietnam is", **options)
     assert passes == [1]
     assert comparison.forward_passes == 1

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from iglens_tl import Translators, compare, load_model, write_html
-from iglens_tl.lens_comparison import LensComparison
 from iglens_tl.results import Provenance
+from iglens_tl.results.comparison import LensComparison
 from iglens_tl.tuning import save_translators
 from iglens_tl.views.figures import heatmap
 from iglens_tl.views.provenance import hide_folders, model_name, without_folders

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -47,7 +47,10 @@ from iglens_tl.readout import Reading
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace
 
-ComponentEstimator: TypeAlias = Literal["gradient", "ps_ig", "idgi"]
+if TYPE_CHECKING:
+    ComponentEstimator: TypeAlias = Literal["gradient", "ps_ig", "idgi"]
+else:  # anything may arrive here; it is answered with a readable error
+    ComponentEstimator = Any
 
 COMPONENT_ESTIMATORS = ("gradient", "ps_ig", "idgi")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -25,8 +25,11 @@ from iglens_tl.readout import Point
 from iglens_tl.results import segments
 from iglens_tl.trace import Needs, Reduction, Trace, whole_text
 
-PartsBy: TypeAlias = Literal["layer", "sublayer", "head", "head_source", "neuron", "direction"]
-ComponentPath: TypeAlias = Literal["hidden_states", "sublayers", "straight"]
+if TYPE_CHECKING:
+    PartsBy: TypeAlias = Literal["layer", "sublayer", "head", "head_source", "neuron", "direction"]
+    ComponentPath: TypeAlias = Literal["hidden_states", "sublayers", "straight"]
+else:  # anything may arrive here; it is answered with a readable error
+    PartsBy = ComponentPath = Any
 
 SPLITS = {
     "layer": "every block as one part",

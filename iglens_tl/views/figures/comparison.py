@@ -186,7 +186,7 @@ def _line(data: LensData, target: int, number: int) -> go.Scatter:
     return go.Scatter(
         x=[show_label(label) for label in data.segments],
         y=data.levels[target].tolist(),
-        name=data.lens,
+        name=data.name,
         mode="lines+markers",
         line=line_style(number),
         hovertext=[hover_text(data, target, segment) for segment in range(len(data.segments))],
@@ -195,7 +195,7 @@ def _line(data: LensData, target: int, number: int) -> go.Scatter:
 
 
 def _title(data: LensData) -> str:
-    return f"{data.lens}: {data.unit} {data.kind}"
+    return f"{data.name}: {data.unit} {data.kind}"
 
 
 def _line_title(data: LensData, target: int, unit: str) -> str:

@@ -59,7 +59,7 @@ def heatmap(
             coloraxis="coloraxis",
         )
     )
-    heading = title or f"{data.lens}: {_what(data, show)} — {model_name(data.provenance)}"
+    heading = title or f"{data.name}: {_what(data, show)} — {model_name(data.provenance)}"
     figure.update_layout(
         PAPER,
         title={"text": show_token(heading), "subtitle": {"text": context_of(data, targets[0])}},

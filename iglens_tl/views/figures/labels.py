@@ -21,7 +21,7 @@ def hover_text(data: LensData, target: int, segment: int) -> str:
     change = f"{data.changes[target, segment]:+.6f} {data.unit}"
     lines = [
         *_heading(data, target),
-        f"segment <b>{show_segment(data, target, segment)}</b> · {data.lens}",
+        f"segment <b>{show_segment(data, target, segment)}</b> · {data.name}",
         f"{data.kind if data.kind in ('credit', 'effect') else 'change'} {change}",
         f"level{'' if data.kind == 'effect' else ' after it'} {data.levels[target, segment]:.6f}",
     ]
@@ -41,7 +41,7 @@ def sum_hover_text(data: LensData, target: int, name: str, segments: Sequence[in
     parts, others = largest(credits, _MAX_PARTS)
     lines = [
         *_heading(data, target),
-        f"<b>{show_label(name)}</b> · {data.lens}",
+        f"<b>{show_label(name)}</b> · {data.name}",
         f"credit {credits.sum():+.6f} {data.unit}, the sum of {len(segments)}:",
         *(f"  {credits[i]:+.6f}  {show_segment(data, target, segments[i])}" for i in parts),
     ]

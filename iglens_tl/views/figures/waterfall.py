@@ -81,7 +81,7 @@ def waterfall(data: LensData, target: int | str, *, top: int | None = None) -> g
     figure.update_layout(
         PAPER,
         title={
-            "text": f"{data.lens}: {show_token(named.token)} read at position {named.position}",
+            "text": f"{data.name}: {show_token(named.token)} read at position {named.position}",
             "subtitle": {"text": context_of(data, row)},
         },
         width=max(560, 180 + 52 * (len(bars) + 2)),

@@ -53,7 +53,7 @@ def report_content(
     for other in [*results, *([] if heads is None else [heads])]:
         if other.targets != first.targets or other.texts != first.texts:
             raise ValueError(
-                f"the results of {other.lens} and {first.lens} are for different texts or targets; "
+                f"the results of {other.name} and {first.name} are for different texts or targets; "
                 "measure both with the same prompt and the same answer, generate or targets"
             )
     rows = [row for row, target in enumerate(first.targets) if target.prompt == prompt]
@@ -63,9 +63,9 @@ def report_content(
     text = first.texts[prompt]
     lenses: dict[str, dict[str, Any]] = {}
     for data in distinct(results):
-        lens = lenses.setdefault(data.lens, _lens(data))
+        lens = lenses.setdefault(data.name, _lens(data))
         if lens["segments"] != list(data.segments):
-            raise ValueError(f"the results of {data.lens} have different segments")
+            raise ValueError(f"the results of {data.name} have different segments")
         lens["measures"][value_name(data)] = _measure(data, rows, pool)
         if data.ranks is not None:
             lens.setdefault("ranks", pool.add(data.ranks[rows]))
@@ -95,10 +95,10 @@ def distinct(results: Sequence[LensData]) -> list[LensData]:
     """
     known: dict[tuple[str, str], LensData] = {}
     for data in results:
-        first = known.setdefault((data.lens, value_name(data)), data)
+        first = known.setdefault((data.name, value_name(data)), data)
         if _how(first) != _how(data):
             raise ValueError(
-                f"{data.lens} measured the {value_of(data)} twice, with {_how(first)} and "
+                f"{data.name} measured the {value_of(data)} twice, with {_how(first)} and "
                 f"{_how(data)}; write a page for each"
             )
     return list(known.values())
@@ -132,9 +132,9 @@ def _values(results: Sequence[LensData]) -> dict[str, str]:
 
 def _lens(data: LensData) -> dict[str, Any]:
     return {
-        "name": data.lens,
-        "label": lens_label(data.lens),
-        "sentence": lens_sentence(data.lens, data.kind),
+        "name": data.name,
+        "label": lens_label(data),
+        "sentence": lens_sentence(data),
         "kind": data.kind,
         "segments": list(data.segments),
         "measures": {},

@@ -11,7 +11,7 @@ from iglens_tl.results.data import LensData
 from iglens_tl.views.html import make_page, plotly_basic_script, read_asset, write_page
 from iglens_tl.views.provenance import hide_folders, model_name, without_folders
 from iglens_tl.views.report.content import CHOOSING, distinct, report_content, value_of
-from iglens_tl.views.report.words import lens_label
+from iglens_tl.views.report.words import lens_label, shown_name
 from iglens_tl.views.text import show_blanks
 
 MAX_BYTES = 6_000_000
@@ -61,7 +61,7 @@ def write_report(
     """
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{str(path)!r} must end in .html")
-    said = [*notes, *(f"{lens_label(lens)} is left out: {why}" for lens, why in skipped.items())]
+    said = [*notes, *(f"{shown_name(lens)} is left out: {why}" for lens, why in skipped.items())]
     size = 0
     for details, missing in _DETAILS:
         content = report_content(
@@ -112,7 +112,7 @@ def _about(
         "created": created,
         "options": [
             (
-                f"{lens_label(data.lens)}, {value_of(data)}",
+                f"{lens_label(data)}, {value_of(data)}",
                 {k: v for k, v in options.items() if k not in CHOOSING},
             )
             for data in everything
@@ -127,13 +127,13 @@ def _notes_of(results: Sequence[LensData]) -> list[str]:
     measured: dict[str, dict[str, None]] = {}
     found: dict[tuple[str, str], list[str]] = {}
     for data in results:
-        measured.setdefault(data.lens, {})[value_of(data)] = None
+        measured.setdefault(lens_label(data), {})[value_of(data)] = None
         for note in dict.fromkeys(data.provenance.notes):
-            found.setdefault((data.lens, note), []).append(value_of(data))
+            found.setdefault((lens_label(data), note), []).append(value_of(data))
     return [
-        f"{lens_label(lens)}: {note}"
+        f"{lens}: {note}"
         if len(values) == len(measured[lens])
-        else f"{lens_label(lens)}, {', '.join(values)}: {note}"
+        else f"{lens}, {', '.join(values)}: {note}"
         for (lens, note), values in found.items()
     ]
 

@@ -4,41 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from iglens_tl.results import LensData
 from iglens_tl.views.text import show_blanks
 
-_LENSES = {
-    "ig_lens": (
-        "IG-Lens",
-        "What each layer adds to the level; the credits of all layers sum to final − baseline. "
-        "Under the default estimator, delta, a credit is the change of the logit lens.",
-    ),
-    "logit_lens": (
-        "logit lens",
-        "What the model would predict if it stopped after a layer: levels, which sum to nothing.",
-    ),
-    "tuned_lens": (
-        "tuned lens",
-        "What the model would predict after a layer, through a map trained for that layer. Every "
-        "layer has its own map, so the change from one layer to the next belongs to no single one.",
-    ),
-    "direct_logit_attribution": (
-        "direct logit attribution",
-        "What each layer writes towards the logit, with the scale of the final norm frozen.",
-    ),
-    "layer_conductance": (
-        "layer conductance",
-        "How much of the change from an input baseline passes through a layer; the values of "
-        "different layers do not sum to anything.",
-    ),
-    "layer_integrated_gradients": (
-        "layer integrated gradients",
-        "The change from a layer's own baseline activation; every layer explains its own change.",
-    ),
-    "jacobian_lens": (
-        "Jacobian lens",
-        "The level after a layer, through the average Jacobian of the layers above it.",
-    ),
-}
 _KINDS = {
     "credit": "Credits, which sum to final − baseline.",
     "level": "Levels read out after each segment, which sum to nothing.",
@@ -48,14 +16,19 @@ _KINDS = {
 _VALUES = {"prob": "probability", "logprob": "log-probability", "kl_to_final": "KL to final"}
 
 
-def lens_label(lens: str) -> str:
-    """Return what readers call a lens."""
-    return _LENSES[lens][0] if lens in _LENSES else lens.replace("_", " ")
+def lens_label(data: LensData) -> str:
+    """Return what readers call a result: its own label, or that of its lens."""
+    return data.label or data.provenance.lens.get("label") or shown_name(data.lens)
 
 
-def lens_sentence(lens: str, kind: str) -> str:
-    """Return what a lens measures, in a sentence or two."""
-    return _LENSES[lens][1] if lens in _LENSES else _KINDS[kind]
+def lens_sentence(data: LensData) -> str:
+    """Return what the numbers of a result are, in a sentence or two."""
+    return data.provenance.lens.get("measures") or _KINDS[data.kind]
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a lens that measured nothing, as words."""
+    return name.replace("_", " ")
 
 
 def value_label(value: str, tokens: Sequence[str | int] = ()) -> str:
