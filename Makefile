@@ -62,6 +62,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout
 	$(BIN)/python -m experiments.benchmarks.report_page
+	$(BIN)/python -m experiments.benchmarks.startup
 
 ## Credit the heads of the embedded model's answers, ablate them and draw the pictures.
 components: $(VENV)/.ready-dev
