@@ -22,9 +22,9 @@ LAYERS = [
     "readout",
     "models",
     "prompts",
-    "trace",
     "tuning",
     "results",
+    "trace",
     "views",
     "lenses",
     "interventions",
@@ -121,11 +121,3 @@ def test_lenses_import_transformer_lens_with_the_first_model():
 def test_every_part_has_its_place_in_the_layers():
     parts = {part_of(path) for path in MODULES} - {"__init__"}
     assert parts == set(LAYERS)
-
-
-def test_public_names_exist_and_unknown_ones_do_not():
-    for name in iglens_tl.__all__:
-        assert getattr(iglens_tl, name) is not None
-        assert name in dir(iglens_tl)
-    with pytest.raises(AttributeError, match="has no attribute 'ig_lenz'"):
-        _ = iglens_tl.ig_lenz

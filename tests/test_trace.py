@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from iglens_tl import (
+    CompletenessWarning,
     Components,
     DirectLogitAttribution,
     IGLens,
@@ -62,8 +65,10 @@ def test_a_lens_that_needs_more_runs_the_model_once_and_the_trace_counts_it(toy)
     again = by_source(trace)
     assert trace.n_forward_passes == 2
     np.testing.assert_allclose(again.values, first.values, atol=1e-7)
-    LayerConductance(n_steps=4)(trace_with_noise := trace_prompt(toy, IDS[:3]))
-    assert trace_with_noise.n_forward_passes == 1 + 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompletenessWarning)
+        LayerConductance(n_steps=4)(trace)
+    assert trace.n_forward_passes == 2 + 5
 
 
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
@@ -137,11 +142,14 @@ def test_tokens_that_do_not_fit_a_cache_are_refused(toy, tokens, options, error,
         Trace.from_cache(toy, cache, torch.tensor(tokens), **options)
 
 
+def test_a_lens_measures_nothing_but_traces():
+    with pytest.raises(TypeError, match="a lens measures a trace, got list; make one with trace_p"):
+        IGLens()(IDS)
+
+
 def test_what_is_no_cache_or_no_trace_is_refused(toy):
     with pytest.raises(TypeError, match="cache must be an ActivationCache or a mapping"):
         Trace.from_cache(toy, 3, torch.tensor([IDS]))
-    with pytest.raises(TypeError, match="a lens measures a trace, got list; make one with trace_p"):
-        IGLens()(IDS)
     trace = trace_prompt(toy, IDS)
     with pytest.raises(TypeError, match="a trace has its prompt and targets already; leave out ta"):
         compare(trace, [IGLens()], targets=[9])

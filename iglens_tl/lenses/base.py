@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from iglens_tl.models.adapter import Model, ModelAdapter, NotApplicableError
 from iglens_tl.prompts import PromptLike, bind_value
@@ -21,6 +21,11 @@ from iglens_tl.results.comparison import Cost
 from iglens_tl.results.lens import LensResult
 from iglens_tl.results.sequences import sum_over_targets
 from iglens_tl.trace import Needs, Trace, begin_trace
+
+if TYPE_CHECKING:
+    Measured: TypeAlias = Trace
+else:  # anything may arrive here; `measure` answers with a readable error
+    Measured = Any
 
 _Lens = TypeVar("_Lens", bound="Lens")
 
@@ -64,7 +69,7 @@ class Lens(ABC):
         """
         resolve_value(self.value)
 
-    def __call__(self, trace: Trace) -> LensResult:
+    def __call__(self, trace: Measured) -> LensResult:
         """Measure a trace.
 
         Raises:
@@ -145,7 +150,7 @@ class Run:
     shared_seconds: float
 
 
-def measure(trace: Trace, lenses: Sequence[Lens], *, skip_inapplicable: bool = False) -> Run:
+def measure(trace: Measured, lenses: Sequence[Lens], *, skip_inapplicable: bool = False) -> Run:
     """Measure a trace with several lenses, which share whatever they can.
 
     Args:
