@@ -46,13 +46,12 @@ _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, Safeten
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    NameOrPath: TypeAlias = str | Path
     ModelSource: TypeAlias = str | Path | PreTrainedModel
     BackendLike: TypeAlias = Literal["auto", "hooked", "bridge"] | str
     Tokenizer: TypeAlias = PreTrainedTokenizerBase
     DeviceMap: TypeAlias = str | int | torch.device | Mapping[str, int | str | torch.device]
 else:  # anything may arrive here; `load_model` answers with a readable error
-    NameOrPath = ModelSource = BackendLike = Tokenizer = DeviceMap = Any
+    ModelSource = BackendLike = Tokenizer = DeviceMap = Any
 
 
 def load_model(
@@ -133,7 +132,7 @@ def load_model(
         return _hooked(name_or_path, own_tokenizer, name)
     if device is not None and device_map is not None:
         raise ValueError(f"give device or device_map, not both; got {device!r} and {device_map!r}")
-    options = {"dtype": _resolve_dtype("float32" if dtype is None else dtype)}
+    options: dict[str, Any] = {"dtype": _resolve_dtype("float32" if dtype is None else dtype)}
     if device_map is not None:
         options["device_map"] = device_map
     target = (
@@ -220,7 +219,7 @@ def _load_from_hf(
             name, type(config).__name__, "transformers has no causal language model of this kind"
         )
     try:
-        hf_model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             attn_implementation="eager",
             experts_implementation="eager",
@@ -229,6 +228,7 @@ def _load_from_hf(
         )
     except _UNREADABLE as error:
         raise ValueError(f"cannot load {where}: {_first_line(error)}") from error
+    hf_model, report = loaded
     parameters = {key for key, _ in hf_model.named_parameters(remove_duplicate=False)}
     missing = sorted(parameters & set(report["missing_keys"]))
     if missing:
@@ -288,10 +288,11 @@ def _progress_bars(shown: bool) -> Iterator[None]:
         (hub.enable_progress_bars if hub_was_shown else hub.disable_progress_bars)()
 
 
-def _resolve_source(name_or_path: NameOrPath) -> str:
+def _resolve_source(name_or_path: ModelSource) -> str:
     if not isinstance(name_or_path, (str, Path)):
         raise TypeError(
-            f"name_or_path must be a string or a path, got {type(name_or_path).__name__}"
+            "name_or_path must be a string or a path, or a Hugging Face model, got "
+            f"{type(name_or_path).__name__}"
         )
     name = str(name_or_path)
     if name == "demo":

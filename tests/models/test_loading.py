@@ -15,7 +15,7 @@ from iglens_tl import ig_lens, load_model
 from iglens_tl.models import adapt
 from iglens_tl.models.hugging_face import require_measurable
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS, TL_VERSION
-from tests.support.families import _LLAMA_LIKE, FAMILIES, build_tokenizer
+from tests.support.families import FAMILIES, build_tokenizer
 
 BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -118,7 +118,9 @@ def test_unknown_models_are_named(name, message):
 
 
 def test_a_name_of_a_wrong_type_is_refused():
-    with pytest.raises(TypeError, match="must be a string or a path, got int"):
+    with pytest.raises(
+        TypeError, match="must be a string or a path, or a Hugging Face model, got int"
+    ):
         load_model(3)
 
 
@@ -249,10 +251,19 @@ def test_no_progress_bar_is_shown_unless_asked_for(toy_folder, capfd, enabled):
         logging.disable_progress_bar()
 
 
+_SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
 UNREAD = {
     "neox": (
         "GPTNeoXForCausalLM",
-        {**_LLAMA_LIKE, "num_key_value_heads": 4, "attention_bias": False},
+        {**_SIZES, "attention_bias": False},
     ),
     "falcon": (
         "FalconForCausalLM",
@@ -265,8 +276,8 @@ UNREAD = {
             "num_kv_heads": 2,
         },
     ),
-    "phi": ("PhiForCausalLM", {**_LLAMA_LIKE, "qk_layernorm": True}),
-    "persimmon": ("PersimmonForCausalLM", {**_LLAMA_LIKE, "num_key_value_heads": 4}),
+    "phi": ("PhiForCausalLM", {**_SIZES, "qk_layernorm": True}),
+    "persimmon": ("PersimmonForCausalLM", {**_SIZES}),
 }
 
 
