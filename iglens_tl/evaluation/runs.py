@@ -1,4 +1,4 @@
-"""The measurements of a validation, a chunk of prompts after the other, so that it can be resumed."""
+"""The measurements of a validation, chunk after chunk of prompts, so that it can be resumed."""
 
 from __future__ import annotations
 
