@@ -1,4 +1,4 @@
-"""How far credits agree with what interventions do."""
+"""Agreement of credits with the effects of interventions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ else:  # anything may arrive here; `agreement` answers with a readable error
     Counts = Any
 
 SKIP_CURVES = "skip curves"
-"""What stands for the effects in rows of curve metrics."""
+"""The name that stands for the effects in rows of curve metrics."""
 
 _N_SHUFFLES = 20
 _REASONS_OF_CURVES = {

@@ -1,4 +1,4 @@
-"""How well credits agree with causal effects: one number for every target.
+"""Metrics of agreement between credits and causal effects: one number for every target.
 
 All functions take credits and effects as `[target, segment]` and return one number per target, NaN
 where it is undefined. Nothing depends on the order of segments: where several of them are equal,

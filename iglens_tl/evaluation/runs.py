@@ -1,4 +1,4 @@
-"""What a validation measures, a chunk of prompts after the other, so that it can be resumed."""
+"""The measurements of a validation, chunk after chunk of prompts, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from iglens_tl.results.lens import LensResult
 from iglens_tl.resume import Parts
 
 Report: TypeAlias = Callable[[int, int, str], object]
-"""What is called before each step: the steps done, how many there are, and what comes now."""
+"""Called before each step with the steps done, how many there are, and what comes now."""
 
 _RANDOM = ", random weights"
 

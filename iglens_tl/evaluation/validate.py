@@ -1,4 +1,4 @@
-"""Whether lenses say the same as interventions, on a list of prompts."""
+"""Validation of lenses against interventions, on a list of prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the final value loses when a part of the model is taken out: causal effects of layers.
+"""Causal effects: the loss of the final value when a part of the model is taken out.
 
 IG-Lens credits a layer with what the readout gains between two states that the model produced. That
 is the effect of running one more layer and stopping there; what a layer prepares for later ones is
@@ -62,7 +62,7 @@ SCOPES: Mapping[str, str] = {
     "all": "at every position",
     "last": "only at the position where the target is read",
 }
-"""Where units are intervened on."""
+"""The positions at which units are intervened on."""
 
 
 def layer_effects(
@@ -326,7 +326,7 @@ class Intervention(_Effects):
 
     @property
     def _n_columns(self) -> int:
-        """How often each unit is taken out."""
+        """Count how often each unit is taken out."""
         return {"mean": self.n_draws + 1, "resample": self.n_draws}.get(self.intervention, 1)
 
     def _summarize(
@@ -486,7 +486,7 @@ class _Branch:
 
 @dataclass(frozen=True)
 class _Edit:
-    """What happens to the branches of one block; see `iglens_tl.models.branching.Edit`."""
+    """Edits the branches of one block; see `iglens_tl.models.branching.Edit`."""
 
     adapter: ModelAdapter
     unit: Unit

@@ -1,4 +1,4 @@
-"""What units write under an intervention, instead of their own updates."""
+"""Replacements: the updates that units write under an intervention instead of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iglens_tl.prompts import PromptLike, as_prompts
 
 
 class Updates(ABC):
-    """What a kind of unit writes instead, in one or several draws."""
+    """Gives what a kind of unit writes instead, in one or several draws."""
 
     @abstractmethod
     def updates(self, layer: int, draws: Int[Tensor, " branch"], n_pos: int) -> Tensor:
@@ -54,7 +54,7 @@ class MeanUpdates(Updates):
 
 @dataclass(frozen=True)
 class SampledUpdates(Updates):
-    """What units write in some texts.
+    """Gives what units write in some texts.
 
     Attributes:
         by_text: For each text and layer `[pos, width]` or `[pos, head, width]`.

@@ -1,4 +1,4 @@
-"""What is left of a value when layers are skipped in the order of their credits."""
+"""Skip curves: values when layers are skipped in the order of their credits."""
 
 from __future__ import annotations
 

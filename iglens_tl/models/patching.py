@@ -29,14 +29,14 @@ SITES = {
     "attn_out": "what the attention adds to the residual stream",
     "mlp_out": "what the MLP adds to the residual stream",
 }
-"""Where activations can be replaced, in every block."""
+"""The sites at which activations can be replaced, in every block."""
 
 _TOKENS_PER_PASS = 4096
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What is kept of a whole run of one text.
+    """The parts of a whole run of one text that are kept.
 
     Attributes:
         ids: The text.
@@ -157,7 +157,7 @@ def _patch_together(
 
 
 class _LastPredictions:
-    """What `transformer_lens.patching` asks of a model, answered for the last position only."""
+    """Answers what `transformer_lens.patching` asks of a model, for the last position only."""
 
     def __init__(self, adapter: ModelAdapter) -> None:
         self.adapter, self.cfg = adapter, adapter.model.cfg

@@ -82,7 +82,7 @@ def batch_may_change(adapter: ModelAdapter) -> bool:
 
 @dataclass(frozen=True)
 class _Step:
-    """What happens to the rows of a batch at one block.
+    """The rows of a batch before and after one block.
 
     Attributes:
         n_before: Number of rows at the block's input.

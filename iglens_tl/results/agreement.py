@@ -1,4 +1,4 @@
-"""How far lenses agree on which layers matter."""
+"""Agreement of lenses with one another on the layers that matter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iglens_tl.results.frames import target_index
 from iglens_tl.results.statistics import average
 
 SHUFFLED = ", layers shuffled"
-"""What is added to the name of credits whose segments were permuted at random."""
+"""The ending of the name of credits whose segments were permuted at random."""
 
 _SMALLEST_CHANGE = 1e-12
 

@@ -30,7 +30,7 @@ DIRECTIONS = {
     "denoising": "activations of the clean run replace those of the corrupted run",
     "noising": "activations of the corrupted run replace those of the clean run",
 }
-"""Which run is patched, and with what."""
+"""The directions: the run that is patched, and with what."""
 
 _SMALLEST_DIFFERENCE = 1e-6
 _KIND = "PatchingResult"
@@ -84,7 +84,7 @@ class PatchingResult:
 
     @property
     def recovered(self) -> Float[np.ndarray, "layer pos"]:
-        """How much of the way from the patched run's value to the other run's each patch goes.
+        """Return the part of the way from the patched run's value to the other's that a patch goes.
 
         For denoising the fraction that is recovered, (value − corrupted) / (clean − corrupted); for
         noising the fraction that is lost, (clean − value) / (clean − corrupted). 0 where a patch

@@ -36,7 +36,7 @@ _PAGE_WIDTH = 1060
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Validation:
-    """How far lenses agree with interventions on some prompts.
+    """The agreement of lenses with interventions on some prompts.
 
     Attributes:
         table: One row per credits, effects and metric, as from `agreement`: `mean`, `low` and
@@ -58,7 +58,7 @@ class Validation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know, in sentences."""
+        """Return what a reader must know, in sentences."""
         return self.provenance.notes
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import TokenSet, Validation, ig_lens, validate
+from iglens_tl import IGLens, TokenSet, Validation, ig_lens, validate
 from iglens_tl.evaluation import agreement, agreement_by_item, runs
 from iglens_tl.interventions import layer_effects, skip_curves
 from iglens_tl.models import adapt, reinitialized
@@ -134,18 +134,23 @@ def test_without_answers_the_models_own_next_token_is_measured(toy):
     assert set(found.table["credits"]) == {"ig_lens", "direct_logit_attribution"}
 
 
-def test_a_lens_can_be_given_in_several_orders(toy):
-    lenses = {"ig_lens": {}, "ig_lens:reverse": {}, "ig_lens:logits": {"value": "logit"}}
+def test_the_same_lens_can_be_given_several_times_under_labels(toy):
+    lenses = {
+        "ig_lens": {},
+        "from above": IGLens(path="reverse"),
+        "of logits": IGLens(value="logit"),
+        "direct": "direct_logit_attribution",
+    }
     found = run(toy, lenses=lenses, nulls=False)
     assert list(found.credits) == list(lenses)
     reverse = ig_lens(toy, PROMPTS, answer=ANSWERS, path="reverse")
-    np.testing.assert_allclose(found.credits["ig_lens:reverse"].values, reverse.values, atol=1e-6)
-    assert found.credits["ig_lens:logits"].unit == "logit"
-    assert found.provenance.options["lenses"]["ig_lens:reverse"]["path"] == "reverse"
+    np.testing.assert_allclose(found.credits["from above"].values, reverse.values, atol=1e-6)
+    assert found.credits["of logits"].unit == "logit"
+    assert found.provenance.options["lenses"]["from above"]["path"] == "reverse"
 
 
 def test_components_are_added_up_by_layer(toy):
-    found = run(toy, lenses={"ig_lens": {"sublayers": True}}, nulls=False)
+    found = run(toy, lenses={"ig_lens": IGLens(by="sublayer")}, nulls=False)
     whole = ig_lens(toy, PROMPTS, answer=ANSWERS)
     assert found.credits["ig_lens"].segments == whole.segments
     np.testing.assert_allclose(found.credits["ig_lens"].values, whole.values, atol=1e-6)
@@ -182,7 +187,7 @@ def test_finished_parts_are_not_measured_again(toy, found, tmp_path, monkeypatch
         ({"seed": 1}, r"other settings \(seed\)"),
         ({"answer": [[17]] * 5}, r"other settings \(answer\)"),
         ({"lenses": ["ig_lens"]}, r"other settings \(lenses\)"),
-        ({"value": "logprob"}, r"other settings \(value\)"),
+        ({"value": "logprob"}, r"other settings \(lenses, value\)"),
         ({"reference": REFERENCE[1:]}, r"other settings \(reference\)"),
     ],
 )
@@ -278,8 +283,9 @@ def test_figures_show_credits_nulls_and_effects(found):
         ({"lenses": ["magic"]}, ValueError, "unknown lens 'magic'"),
         ({"lenses": ["ig_lens", "ig_lens"]}, ValueError, "given twice"),
         ({"lenses": []}, ValueError, "lenses is empty"),
-        ({"lenses": "ig_lens"}, TypeError, "list of names"),
-        ({"lenses": ["ig_lens:sideways"]}, ValueError, "unknown path 'sideways'"),
+        ({"lenses": "ig_lens"}, TypeError, "a list of lenses or names"),
+        ({"lenses": ["ig_lens:reverse"]}, ValueError, "unknown lens 'ig_lens:reverse'"),
+        ({"lenses": {"ig_lens": {"path": "sideways"}}}, ValueError, "unknown path 'sideways'"),
         ({"interventions": ["bleach"]}, ValueError, "unknown intervention 'bleach'"),
         ({"interventions": []}, ValueError, "interventions is empty"),
         ({"interventions": "skip"}, TypeError, "list of names"),
