@@ -3,7 +3,7 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-tl4 lint lint-js format bench components experiments planted path-study causal-agreement figures notebooks demo-model demo-lens clean
+.PHONY: demo test test-tl4 test-quick test-numeric lint lint-js format bench components experiments planted path-study causal-agreement figures notebooks demo-model demo-lens clean
 
 ## Set up and run the main job on the embedded model.
 demo: $(VENV)/.ready
@@ -12,11 +12,30 @@ demo: $(VENV)/.ready
 
 ## Set up and pass the tests.
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 ## The same on the newest TransformerLens 4, which has no HookedTransformer.
 test-tl4: $(VENV4)/.ready-dev
-	$(VENV4)/bin/python -m pytest -n auto --dist worksteal
+	$(VENV4)/bin/python -m pytest -n auto --dist loadgroup
+
+# What a first verdict goes without: browsers, trained toys, experiments, whole notebooks.
+SLOW = tests/demo_model tests/planted tests/test_*experiment.py tests/test_*study.py \
+	tests/test_*figure*.py tests/test_*agreement.py tests/test_notebooks.py tests/test_examples.py \
+	tests/views/report/test_report_browser.py tests/views/report/test_report_keyboard.py \
+	tests/views/figures/test_browser.py
+
+## A first verdict in 90 seconds: one case of every test of the package, on 2 cores.
+test-quick: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cases 1 $(foreach path,$(SLOW),--ignore-glob='$(path)')
+
+# Another processor computes the same numbers with other kernels, which sum in another order.
+NUMERIC = tests/readout tests/models tests/lenses tests/tuning tests/interventions \
+	tests/evaluation tests/results
+OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1
+
+## Some cases of every test that compares numbers, as a processor without vector units computes them.
+test-numeric: $(VENV)/.ready-dev
+	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --cases 3 $(NUMERIC)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check

@@ -1,12 +1,9 @@
 """The public names and where each of them stands; `__init__.py` imports them when they are used."""
 
-from .evaluation import Validation as Validation
 from .evaluation import agreement as agreement
 from .evaluation import agreement_by_item as agreement_by_item
 from .evaluation import validate as validate
 from .interventions import LayerEffects as LayerEffects
-from .interventions import PatchingResult as PatchingResult
-from .interventions import SkipCurves as SkipCurves
 from .interventions import activation_patching as activation_patching
 from .interventions import embedded_reference_texts as embedded_reference_texts
 from .interventions import layer_effects as layer_effects
@@ -26,7 +23,6 @@ from .lenses import LayerIntegratedGradients as LayerIntegratedGradients
 from .lenses import LeaveOneOut as LeaveOneOut
 from .lenses import Lens as Lens
 from .lenses import LogitLens as LogitLens
-from .lenses import PathSensitivity as PathSensitivity
 from .lenses import ReferenceIGLens as ReferenceIGLens
 from .lenses import Reverse as Reverse
 from .lenses import SkipShapley as SkipShapley
@@ -58,7 +54,10 @@ from .readout import ProbabilityDifference as ProbabilityDifference
 from .readout import TokenSet as TokenSet
 from .readout import Value as Value
 from .results.comparison import LensComparison as LensComparison
+from .results.curves import SkipCurves as SkipCurves
 from .results.lens import LensResult as LensResult
+from .results.patching import PatchingResult as PatchingResult
+from .results.validation import Validation as Validation
 from .trace import Trace as Trace
 from .trace import trace_prompt as trace_prompt
 from .tuning import Translators as Translators
@@ -67,3 +66,5 @@ from .tuning import train_tuned_lens as train_tuned_lens
 from .views.html import write_html as write_html
 
 __version__: str
+from .prompts import read_prompts as read_prompts
+from .results.sensitivity import PathSensitivity as PathSensitivity

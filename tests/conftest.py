@@ -25,6 +25,54 @@ transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--cases`, which runs a sample of the cases of every parametrised test."""
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="run at most N cases of each test, spread over all of them; by default every case",
+    )
+
+
+# Before pytest-xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep tests of one family, or of one module, in one process; leave out other cases.
+
+    Loading the models costs more than most tests, so that under `--dist loadgroup` no two
+    processes load the same family, nor build the same fixtures of a module.
+    """
+    in_processes = config.pluginmanager.hasplugin("xdist")
+    for item in items if in_processes else ():
+        item.add_marker(pytest.mark.xdist_group(family_of(item) or item.nodeid.partition("::")[0]))
+    n_cases = config.getoption("--cases")
+    if n_cases is None:
+        return
+    by_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen = {id(item) for cases in by_test.values() for item in spread(cases, n_cases)}
+    left_out = [item for item in items if id(item) not in chosen]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if id(item) in chosen]
+
+
+def family_of(item: pytest.Item) -> str | None:
+    """Return the name of the family whose toy model a test measures, if it names one."""
+    callspec = getattr(item, "callspec", None)
+    values = callspec.params.values() if callspec else ()
+    names = {family.name for family in FAMILIES}
+    return next((value for value in values if isinstance(value, str) and value in names), None)
+
+
+def spread(cases: list[Any], n: int) -> list[Any]:
+    """Return `n` of the cases, from the first to the last in equal steps."""
+    if len(cases) <= n:
+        return cases
+    return [cases[round(i * (len(cases) - 1) / max(n - 1, 1))] for i in range(n)]
+
+
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function from a family's name to a Hugging Face folder with its toy model."""

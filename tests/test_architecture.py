@@ -6,8 +6,6 @@ Views are the exception: what can be drawn imports them in the method that draws
 from __future__ import annotations
 
 import ast
-import doctest
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -131,23 +129,3 @@ def test_public_names_exist_and_unknown_ones_do_not():
         assert name in dir(iglens_tl)
     with pytest.raises(AttributeError, match="has no attribute 'ig_lenz'"):
         _ = iglens_tl.ig_lenz
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "models.loading",
-        "lenses.ig",
-        "results.lens",
-        "resume",
-        "interventions.effects",
-        "interventions.patching",
-        "evaluation.agreement",
-        "evaluation.validate",
-        "models.reinitialized",
-    ],
-)
-def test_the_examples_of_docstrings_run(module):
-    outcome = doctest.testmod(importlib.import_module(f"iglens_tl.{module}"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

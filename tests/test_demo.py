@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from iglens_tl import ig_lens, load_model
 from iglens_tl.models.loading import DEMO_FOLDER
 from tests.support.cases import HAS_HOOKED
+from tests.support.closeness import assert_close_to
 
 QUESTION = [{"role": "user", "content": "What is the capital of Vietnam?"}]
 BACKENDS = ["hooked", "bridge"] if HAS_HOOKED else ["bridge"]
@@ -37,10 +38,10 @@ def test_the_plain_sentence_continues_with_hanoi(demo):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_both_estimators_agree_on_a_trained_model_in_both_precisions(backend):
-    for dtype, atol in (("float32", 2e-5), ("float64", 1e-9)):
+    for dtype, tolerance in (("float32", 2e-5), ("float64", 2e-10)):
         model = load_model("demo", backend=backend, dtype=dtype)
         exact = ig_lens(model, QUESTION, generate=6, baseline="zero", value="logprob")
         integrated = ig_lens(
             model, QUESTION, generate=6, baseline="zero", value="logprob", estimator="gradient"
         )
-        np.testing.assert_allclose(integrated.values, exact.values, atol=20 * atol)
+        assert_close_to(integrated.values, exact.values, tolerance=tolerance)

@@ -235,7 +235,7 @@ EFFECTS: tuple[Measure, ...] = (
     Patching(DENOISING, "denoising"),
     Patching(NOISING, "noising"),
 )
-"""Effects of whole layers on the probability. Of whole layers "zero" gives the same as "skip"."""
+"""Effects of whole layers on the probability."""
 
 EFFECTS_OF_OTHER_VALUES: tuple[Measure, ...] = tuple(
     _effect(name, value=value, **options)

@@ -114,7 +114,6 @@ EFFECTS = (
     _effects("effect of skip", intervention="skip"),
     _effects("effect of skip, last position", intervention="skip", scope="last"),
     _effects("effect of skip, log p", intervention="skip", value="logprob"),
-    _effects("effect of zero", intervention="zero"),
     _effects("effect of mean", intervention="mean", **_FROM_TEXTS),
     _effects("effect of resample", intervention="resample", **_FROM_TEXTS),
     _effects("effect of early exit", intervention="early_exit"),

@@ -19,7 +19,7 @@ from experiments.demo_model.evaluation_set import evaluation_set
 from iglens_tl import load_model
 from iglens_tl.models import adapt
 from iglens_tl.tuning import Translators, evaluate_tuned_lens, save_translators, train_tuned_lens
-from iglens_tl.tuning.lookup import DEMO_LENS
+from iglens_tl.tuning.hub import DEMO_LENS
 
 _SEED = 7
 _TABLE = Path(__file__).parent / "TABLE.md"

@@ -12,6 +12,7 @@ import typer
 from iglens_tl import __version__
 from iglens_tl.cli.compare import compare
 from iglens_tl.cli.components import components
+from iglens_tl.cli.lenses import lenses
 from iglens_tl.cli.report import report
 from iglens_tl.cli.run import run
 from iglens_tl.cli.tuned_lens import app as tuned_lens
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(components)
 app.command()(compare)
+app.command()(lenses)
 app.command()(report)
 app.command()(validate)
 app.add_typer(tuned_lens)

@@ -6,31 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from iglens_tl.cli.messages import (
-    kept_warnings,
-    new_messages,
-    quiet_stdout,
-    readable_errors,
-    tell_notes,
-    tell_written,
-)
+from iglens_tl.cli.messages import command_messages, tell_notes, tell_written
 from iglens_tl.cli.options import (
-    AnswerOption,
-    BackendOption,
-    ChatOption,
-    DeviceOption,
-    DtypeOption,
+    BackendOptions,
+    BaselineOption,
     Format,
     FormatOption,
-    GenerateOption,
     ModelOption,
-    PromptArgument,
-    TargetOption,
+    PromptOptions,
     ValueOption,
     check_outputs,
-    read_prompt,
+    grouped,
 )
 
 if TYPE_CHECKING:
@@ -38,23 +25,18 @@ if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
 
 
+@grouped
 def components(
-    prompt: PromptArgument,
+    asked: PromptOptions,
+    backend: BackendOptions,
+    model: ModelOption = "demo",
     by: Annotated[
         str,
         typer.Option(help="layer, sublayer, head, head_source (its reads) or neuron."),
     ] = "head",
     top: Annotated[int, typer.Option(help="Components to name, those of largest |credit|.")] = 20,
-    model: ModelOption = "demo",
-    answer: AnswerOption = None,
-    generate: GenerateOption = None,
-    target: TargetOption = None,
-    chat: ChatOption = False,
-    baseline: Annotated[str, typer.Option(help="mean, mean_causal, zero or embed.")] = "mean",
+    baseline: BaselineOption = "mean",
     value: ValueOption = "prob",
-    backend: BackendOption = "auto",
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
     out: Annotated[
         Path | None,
@@ -71,40 +53,25 @@ def components(
     Without --answer, --generate or --target, every next token of the text is attributed. The table
     and --format csv name the --top components of each token; --format json prints the whole result.
     """
-    messages = new_messages()
-    with readable_errors(messages):
+    with command_messages() as messages:
         check_outputs(out, (".csv", ".json", ".parquet"), html)
         if top < 1:
             raise ValueError(f"--top must be at least 1, got {top}")
-        text = read_prompt(prompt, chat)
-        with kept_warnings() as caught, quiet_stdout():
-            with messages.status(f"loading {model}"):
-                from iglens_tl import components as attribute_components
-                from iglens_tl import load_model
+        text = asked.read()
+        loaded = backend.load(model, messages)
+        with messages.status("attributing components"):
+            from iglens_tl import components as attribute_components
 
-                loaded = load_model(model, backend=backend, device=device, dtype=dtype)
-            with messages.status("attributing components"):
-                result = attribute_components(
-                    loaded,
-                    text,
-                    by=by,
-                    keep=top,
-                    answer=answer,
-                    generate=generate,
-                    targets=target or None,
-                    baseline=baseline,
-                    value=value,
-                )
-        tell_notes(messages, result.provenance.notes, caught)
-        _write_files(result, top, out, html, messages)
+            result = attribute_components(
+                loaded, text, by=by, keep=top, baseline=baseline, value=value, **asked.choice
+            )
+        tell_notes(messages, result.provenance.notes)
+        tell_written(messages, _write_files(result, top, out, html))
     _print_result(result, top, format)
 
 
-def _write_files(
-    result: LensResult, top: int, out: Path | None, html: Path | None, messages: Console
-) -> None:
+def _write_files(result: LensResult, top: int, out: Path | None, html: Path | None) -> list[Path]:
     from iglens_tl.files import write_atomically
-    from iglens_tl.views.html import write_html
 
     written = []
     if out is not None and out.suffix.lower() == ".csv":
@@ -113,8 +80,10 @@ def _write_files(
     elif out is not None:
         written.append(result.save(out))
     if html is not None:
+        from iglens_tl.views.html import write_html
+
         written.append(write_html(_figures(result, top), html))
-    tell_written(messages, written)
+    return written
 
 
 def _figures(result: LensResult, top: int) -> list[Figure]:

@@ -11,45 +11,34 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-
-def new_messages() -> Console:
-    """Return the console for everything that is no result: stderr."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+# Python's own defaults hide these as well: they speak to the authors of libraries.
+_FOR_DEVELOPERS = (
+    DeprecationWarning,
+    PendingDeprecationWarning,
+    ImportWarning,
+    ResourceWarning,
+)
 
 
 @contextmanager
-def readable_errors(messages: Console) -> Iterator[None]:
-    """Turn bad input into one sentence and exit code 2."""
+def command_messages() -> Iterator[Console]:
+    """Yield the console for everything that is no result, stderr, while a command works.
+
+    What libraries print goes there too, so that stdout holds results alone. Every warning is told
+    in one line, once. Bad input ends the command with one sentence and exit code 2.
+    """
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        yield
+        with _told_warnings(messages), redirect_stdout(sys.stderr):
+            yield messages
     except (ValueError, TypeError) as error:
         messages.print("error:", str(error), markup=False, style="red")
         raise typer.Exit(code=2) from error
 
 
-@contextmanager
-def quiet_stdout() -> Iterator[None]:
-    """Send what libraries print to stderr, so that stdout holds results alone."""
-    with redirect_stdout(sys.stderr):
-        yield
-
-
-@contextmanager
-def kept_warnings() -> Iterator[list[warnings.WarningMessage]]:
-    """Keep all warnings for `tell_notes` instead of showing them."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield caught
-
-
-def tell_notes(
-    messages: Console, notes: Iterable[str], caught: Iterable[warnings.WarningMessage] = ()
-) -> None:
-    """Print a result's notes, then the kept warnings about credits that do not add up."""
-    from iglens_tl import CompletenessWarning
-
-    ours = [entry for entry in caught if issubclass(entry.category, CompletenessWarning)]
-    for note in (*notes, *(str(entry.message) for entry in ours)):
+def tell_notes(messages: Console, notes: Iterable[str]) -> None:
+    """Print a result's notes."""
+    for note in notes:
         messages.print("note:", note, markup=False)
 
 
@@ -57,3 +46,19 @@ def tell_written(messages: Console, paths: Iterable[Path]) -> None:
     """Print the path of every file that was written."""
     for path in paths:
         messages.print("wrote", str(path), markup=False)
+
+
+@contextmanager
+def _told_warnings(messages: Console) -> Iterator[None]:
+    """Print every warning that was given meanwhile, also where an error ends the command."""
+    with warnings.catch_warnings(record=True) as caught:
+        if not sys.warnoptions:
+            warnings.resetwarnings()
+            warnings.simplefilter("always")
+            for category in _FOR_DEVELOPERS:
+                warnings.simplefilter("ignore", category)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(" ".join(str(entry.message).split()) for entry in caught):
+                messages.print("warning:", text, markup=False)

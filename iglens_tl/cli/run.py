@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from iglens_tl.cli.messages import (
-    kept_warnings,
-    new_messages,
-    quiet_stdout,
-    readable_errors,
-    tell_notes,
-    tell_written,
-)
+from iglens_tl.cli.messages import command_messages, tell_notes, tell_written
 from iglens_tl.cli.options import (
-    AnswerOption,
-    BackendOption,
-    ChatOption,
-    DeviceOption,
-    DtypeOption,
+    BackendOptions,
+    BaselineOption,
     Format,
     FormatOption,
-    GenerateOption,
-    HtmlOption,
     ModelOption,
-    PromptArgument,
-    TargetOption,
+    PromptOptions,
     ValueOption,
     check_outputs,
-    read_prompt,
+    grouped,
 )
 
 if TYPE_CHECKING:
     from iglens_tl import LensResult
 
 
+@grouped
 def run(
-    prompt: PromptArgument,
+    asked: PromptOptions,
+    backend: BackendOptions,
     model: ModelOption = "demo",
-    answer: AnswerOption = None,
-    generate: GenerateOption = None,
-    target: TargetOption = None,
-    chat: ChatOption = False,
     layers: Annotated[
         str | None, typer.Option(help="Only these blocks, for example 0,3,6-8.")
     ] = None,
-    sublayers: Annotated[
-        bool, typer.Option("--sublayers", help="Split blocks into attention and MLP.")
-    ] = False,
-    baseline: Annotated[str, typer.Option(help="mean, mean_causal, zero or embed.")] = "mean",
+    by: Annotated[
+        str, typer.Option(help="layer, or sublayer to split blocks into attention and MLP.")
+    ] = "layer",
+    baseline: BaselineOption = "mean",
     value: ValueOption = "prob",
     path: Annotated[
         str, typer.Option(help="The order of credit, such as hidden_states, reverse or straight.")
@@ -68,47 +52,41 @@ def run(
             "--reference-compat", help="Reproduce the numbers of the paper's public code."
         ),
     ] = False,
-    backend: BackendOption = "auto",
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
     out: Annotated[
         Path | None, typer.Option(help="Write the result to a .csv, .json or .parquet file.")
     ] = None,
-    html: HtmlOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the token × layer figure to an HTML file.")
+    ] = None,
 ) -> None:
     """Credit every layer with its part of each token's probability.
 
     Without --answer, --generate or --target, every next token of the text is attributed.
     """
-    messages = new_messages()
-    with readable_errors(messages):
+    with command_messages() as messages:
         check_outputs(out, (".csv", ".json", ".parquet"), html)
-        text = read_prompt(prompt, chat)
-        chosen = None if layers is None else parse_layers(layers)
-        with kept_warnings() as caught, quiet_stdout():
-            with messages.status(f"loading {model}"):
-                from iglens_tl import ig_lens, load_model
+        text = asked.read()
+        options: dict[str, Any] = {
+            "layers": None if layers is None else parse_layers(layers),
+            "baseline": baseline,
+            "value": value,
+            "n_steps": n_steps,
+        }
+        if estimator is not None:
+            options["estimator"] = estimator
+        if not reference_compat:
+            options |= {"by": by, "path": path}
+        elif (by, path) != ("layer", "hidden_states"):
+            raise ValueError("--reference-compat has no --by and no --path; leave them out")
+        loaded = backend.load(model, messages)
+        with messages.status("running IG-Lens"):
+            from iglens_tl import ig_lens, reference_ig_lens
 
-                loaded = load_model(model, backend=backend, device=device, dtype=dtype)
-            with messages.status("running IG-Lens"):
-                result = ig_lens(
-                    loaded,
-                    text,
-                    answer=answer,
-                    generate=generate,
-                    targets=target or None,
-                    layers=chosen,
-                    sublayers=sublayers,
-                    path=path,
-                    baseline=baseline,
-                    value=value,
-                    estimator=estimator,
-                    n_steps=n_steps,
-                    reference_compat=reference_compat,
-                )
-        tell_notes(messages, result.provenance.notes, caught)
-        _write_files(result, out, html, messages)
+            lens = reference_ig_lens if reference_compat else ig_lens
+            result = lens(loaded, text, **asked.choice, **options)
+        tell_notes(messages, result.provenance.notes)
+        tell_written(messages, _write_files(result, out, html))
     _print_result(result, format)
 
 
@@ -129,11 +107,8 @@ def parse_layers(text: str) -> list[int]:
     return layers
 
 
-def _write_files(
-    result: LensResult, out: Path | None, html: Path | None, messages: Console
-) -> None:
+def _write_files(result: LensResult, out: Path | None, html: Path | None) -> list[Path]:
     from iglens_tl.files import write_atomically
-    from iglens_tl.views.html import write_html
 
     written = []
     if out is not None and out.suffix.lower() == ".csv":
@@ -141,8 +116,10 @@ def _write_files(
     elif out is not None:
         written.append(result.save(out))
     if html is not None:
+        from iglens_tl.views.html import write_html
+
         written.append(write_html(result.heatmap(), html))
-    tell_written(messages, written)
+    return written
 
 
 def _print_result(result: LensResult, format: Format) -> None:

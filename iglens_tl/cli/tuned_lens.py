@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
-from rich.console import Console
 
-from iglens_tl.cli.messages import new_messages, quiet_stdout, readable_errors, tell_written
-from iglens_tl.cli.options import BackendOption, DeviceOption, DtypeOption, Format, FormatOption
+from iglens_tl.cli.messages import command_messages, tell_written
+from iglens_tl.cli.options import BackendOptions, Format, FormatOption, grouped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +34,11 @@ PackOption: TypeAlias = Annotated[
 
 
 @app.command()
+@grouped
 def train(
     model: ModelArgument,
     text: TextArgument,
+    backend: BackendOptions,
     out: Annotated[Path, typer.Option(help="Folder of the lens.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 250,
     tokens_per_step: Annotated[int, typer.Option(help="Tokens per step.")] = 2**18,
@@ -57,17 +57,13 @@ def train(
     file_format: Annotated[
         str, typer.Option(help="safetensors, or pt for the published format.")
     ] = "safetensors",
-    backend: BackendOption = "auto",
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
 ) -> None:
     """Train a tuned lens on a text and print its losses on the held-out part.
 
     The checkpoint stays in --out until training is done, so that --resume continues after a stop.
     """
-    messages = new_messages()
-    with readable_errors(messages):
+    with command_messages() as messages:
         if not 0 < holdout < 1:
             raise ValueError(f"--holdout must lie between 0 and 1, got {holdout}")
         if file_format not in ("safetensors", "pt"):
@@ -77,66 +73,62 @@ def train(
                 f"--out {str(out)!r} must be a folder, or a new one in an existing one"
             )
         texts = read_texts(text)
-        with quiet_stdout():
-            loaded = _load(messages, model, backend, device, dtype)
-            from iglens_tl.models import adapt
-            from iglens_tl.tuning import evaluate_tuned_lens, pack_texts, train_tuned_lens
-            from iglens_tl.tuning.checkpoint import FILE
+        loaded = backend.load(model, messages)
+        from iglens_tl.models import adapt
+        from iglens_tl.tuning import evaluate_tuned_lens, pack_texts, train_tuned_lens
+        from iglens_tl.tuning.training import FILE
 
-            adapter = adapt(loaded)
-            sequences = pack_texts(adapter, texts, seq_len=seq_len, pack=pack)
-            n_held_out = max(1, round(holdout * len(sequences)))
-            if n_held_out >= len(sequences):
-                raise ValueError(
-                    f"{str(text)!r} fills {len(sequences)} sequence, which leaves none to train on "
-                    "beside the held-out part; give more text or a smaller --seq-len"
-                )
-            translators = train_tuned_lens(
-                adapter,
-                sequences[:-n_held_out],
-                steps=steps,
-                tokens_per_step=tokens_per_step,
-                optimizer=optimizer,
-                lr_scale=lr_scale,
-                momentum=momentum,
-                weight_decay=weight_decay,
-                seed=seed,
-                checkpoint=out,
-                checkpoint_every=checkpoint_every,
-                resume=resume,
+        adapter = adapt(loaded)
+        sequences = pack_texts(adapter, texts, seq_len=seq_len, pack=pack)
+        n_held_out = max(1, round(holdout * len(sequences)))
+        if n_held_out >= len(sequences):
+            raise ValueError(
+                f"{str(text)!r} fills {len(sequences)} sequence, which leaves none to train on "
+                "beside the held-out part; give more text or a smaller --seq-len"
             )
-            tell_written(messages, [translators.save(out, format=file_format)])
-            (out / FILE).unlink(missing_ok=True)
-            with messages.status("evaluating"):
-                frame = evaluate_tuned_lens(adapter, translators, sequences[-n_held_out:])
+        translators = train_tuned_lens(
+            adapter,
+            sequences[:-n_held_out],
+            steps=steps,
+            tokens_per_step=tokens_per_step,
+            optimizer=optimizer,
+            lr_scale=lr_scale,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            seed=seed,
+            checkpoint=out,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+        )
+        tell_written(messages, [translators.save(out, format=file_format)])
+        (out / FILE).unlink(missing_ok=True)
+        with messages.status("evaluating"):
+            frame = evaluate_tuned_lens(adapter, translators, sequences[-n_held_out:])
     _print_losses(frame, format)
 
 
 @app.command("eval")
+@grouped
 def evaluate(
     model: ModelArgument,
     text: TextArgument,
+    backend: BackendOptions,
     lens: Annotated[str, typer.Option(help="A folder, a published name, or auto.")] = "auto",
     seq_len: SeqLenOption = None,
     pack: PackOption = True,
-    backend: BackendOption = "auto",
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
 ) -> None:
     """Print what a tuned lens loses on a text, beside the logit lens."""
-    messages = new_messages()
-    with readable_errors(messages):
+    with command_messages() as messages:
         texts = read_texts(text)
-        with quiet_stdout():
-            loaded = _load(messages, model, backend, device, dtype)
-            from iglens_tl.models import adapt
-            from iglens_tl.tuning import evaluate_tuned_lens, resolve_translators
+        loaded = backend.load(model, messages)
+        from iglens_tl.models import adapt
+        from iglens_tl.tuning import evaluate_tuned_lens, resolve_translators
 
-            adapter = adapt(loaded)
-            translators = resolve_translators(adapter, lens)
-            with messages.status("evaluating"):
-                frame = evaluate_tuned_lens(adapter, translators, texts, seq_len=seq_len, pack=pack)
+        adapter = adapt(loaded)
+        translators = resolve_translators(adapter, lens)
+        with messages.status("evaluating"):
+            frame = evaluate_tuned_lens(adapter, translators, texts, seq_len=seq_len, pack=pack)
     _print_losses(frame, format)
 
 
@@ -175,20 +167,13 @@ def _text_of_line(line: str, where: str) -> str:
     return entry["text"]
 
 
-def _load(messages: Console, model: str, backend: str, device: str, dtype: str) -> Any:
-    with messages.status(f"loading {model}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from iglens_tl import load_model
-
-        return load_model(model, backend=backend, device=device, dtype=dtype)
-
-
 def _print_losses(frame: pd.DataFrame, format: Format) -> None:
     if format is Format.json:
         typer.echo(frame.reset_index().to_json(orient="records"))
     elif format is Format.csv:
         typer.echo(frame.to_csv(), nl=False)
     else:
+        from rich.console import Console
         from rich.table import Table
 
         table = Table(title="nats per token", box=None)

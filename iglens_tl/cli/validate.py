@@ -12,23 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from iglens_tl.cli.messages import (
-    kept_warnings,
-    new_messages,
-    quiet_stdout,
-    readable_errors,
-    tell_notes,
-    tell_written,
-)
+from iglens_tl.cli.messages import command_messages, tell_notes, tell_written
 from iglens_tl.cli.options import (
-    BackendOption,
-    DeviceOption,
-    DtypeOption,
+    BackendOptions,
     Format,
     FormatOption,
+    LensOptions,
     ModelOption,
     ValueOption,
     check_outputs,
+    grouped,
+    split_names,
 )
 
 if TYPE_CHECKING:
@@ -37,10 +31,12 @@ if TYPE_CHECKING:
     from iglens_tl import Validation
     from iglens_tl.evaluation.runs import Report
 
+_DEFAULT = "ig_lens,direct_logit_attribution"
 _SHOWN = ("spearman", "top_3_overlap", "routing_gap")
 _SHOWN_OF_CURVES = ("share_of_oracle", "comprehensiveness", "sufficiency")
 
 
+@grouped
 def validate(
     prompts: Annotated[
         Path,
@@ -49,13 +45,11 @@ def validate(
             help="A text file with one prompt in each line; after a tab may stand its answer.",
         ),
     ],
+    lenses: LensOptions,
+    backend: BackendOptions,
     model: ModelOption = "demo",
-    lenses: Annotated[
-        str,
-        typer.Option(help="Names of lenses with commas between them; ig_lens:reverse has a path."),
-    ] = "ig_lens,direct_logit_attribution",
     interventions: Annotated[
-        str, typer.Option(help="Of skip, zero, mean, resample and early_exit.")
+        str, typer.Option(help="Of skip, mean, resample and early_exit.")
     ] = "skip,mean,resample,early_exit",
     scope: Annotated[
         str, typer.Option(help="Intervene at all positions, or only at the last: all or last.")
@@ -64,18 +58,15 @@ def validate(
     reference: Annotated[
         Path | None, typer.Option(help="Texts for mean and resample, one in each line.")
     ] = None,
-    draws: Annotated[int, typer.Option(help="Draws of reference texts.")] = 16,
+    n_draws: Annotated[int, typer.Option(help="Draws of reference texts.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     nulls: Annotated[
         bool, typer.Option("--nulls/--no-nulls", help="Also measure what chance gives.")
     ] = True,
-    resume: Annotated[
+    folder: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps finished parts; the same call goes on from there."),
     ] = None,
-    backend: BackendOption = "auto",
-    dtype: DtypeOption = "float32",
-    device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
     out: Annotated[
         Path | None, typer.Option(help="Write the table to a .csv, .parquet or .json file.")
@@ -88,38 +79,35 @@ def validate(
     continues the prompt, mostly with a blank first. Without answers it is the model's own next
     token.
     """
-    messages = new_messages()
-    with readable_errors(messages), kept_warnings() as caught:
+    with command_messages() as messages:
         check_outputs(out, (".csv", ".parquet", ".json"), html)
-        if resume is not None and resume.exists() and not resume.is_dir():
-            raise ValueError(f"--resume {str(resume)!r} is a file; give a folder")
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise ValueError(f"--folder {str(folder)!r} is a file; give a folder")
         lines = read_prompts(prompts)
         texts = None if reference is None else [line.prompt for line in _lines(reference)]
-        with quiet_stdout():
-            with messages.status(f"loading {model}"):
-                from iglens_tl import load_model
-                from iglens_tl import validate as validate_lenses
+        made = lenses.make(_DEFAULT, value)
+        loaded = backend.load(model, messages)
+        with _progress(messages) as report:
+            from iglens_tl import validate as validate_lenses
 
-                loaded = load_model(model, backend=backend, device=device, dtype=dtype)
-            with _progress(messages) as report:
-                found = validate_lenses(
-                    loaded,
-                    [line.prompt for line in lines],
-                    lenses=_names(lenses),
-                    interventions=_names(interventions),
-                    scope=scope,
-                    value=value,
-                    answer=[line.answer for line in lines if line.answer is not None] or None,
-                    nulls=nulls,
-                    reference=texts,
-                    n_draws=draws,
-                    seed=seed,
-                    folder=resume,
-                    names=[f"{str(prompts)!r}, line {line.number}" for line in lines],
-                    report=report,
-                )
-        tell_notes(messages, (*missing_blanks(lines), *found.notes), caught)
-        _write_files(found, out, html, messages)
+            found = validate_lenses(
+                loaded,
+                [line.prompt for line in lines],
+                lenses=made,
+                interventions=split_names(interventions),
+                scope=scope,
+                value=value,
+                answer=[line.answer for line in lines if line.answer is not None] or None,
+                nulls=nulls,
+                reference=texts,
+                n_draws=n_draws,
+                seed=seed,
+                folder=folder,
+                names=[f"{str(prompts)!r}, line {line.number}" for line in lines],
+                report=report,
+            )
+        tell_notes(messages, (*missing_blanks(lines), *found.notes))
+        tell_written(messages, _write_files(found, out, html))
     _print_validation(found, format)
 
 
@@ -195,10 +183,6 @@ def missing_blanks(lines: list[PromptLine]) -> list[str]:
     ]
 
 
-def _names(listed: str) -> list[str]:
-    return [name.strip() for name in listed.split(",") if name.strip()]
-
-
 @contextmanager
 def _progress(messages: Console) -> Iterator[Report]:
     """Show a bar in a terminal and yield what moves it."""
@@ -215,7 +199,7 @@ def _progress(messages: Console) -> Iterator[Report]:
         yield report
 
 
-def _write_files(found: Validation, out: Path | None, html: Path | None, messages: Console) -> None:
+def _write_files(found: Validation, out: Path | None, html: Path | None) -> list[Path]:
     from iglens_tl.files import write_atomically
 
     written = []
@@ -228,7 +212,7 @@ def _write_files(found: Validation, out: Path | None, html: Path | None, message
         written.append(write_atomically(out, writers[out.suffix.lower()]))
     if html is not None:
         written.append(found.write_html(html))
-    tell_written(messages, written)
+    return written
 
 
 def _json(found: Validation) -> str:
@@ -263,7 +247,7 @@ def _print_table(table: pd.DataFrame) -> None:
     from rich.text import Text
 
     from iglens_tl.evaluation.agreement import SKIP_CURVES
-    from iglens_tl.evaluation.tables import NULLS
+    from iglens_tl.results.validation import NULLS
     from iglens_tl.views.validation import metric_cell, undefined_notes
 
     console = Console()

@@ -2,5 +2,4 @@
 
 from iglens_tl.evaluation.agreement import agreement as agreement
 from iglens_tl.evaluation.agreement import agreement_by_item as agreement_by_item
-from iglens_tl.evaluation.validate import Validation as Validation
 from iglens_tl.evaluation.validate import validate as validate

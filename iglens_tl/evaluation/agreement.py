@@ -18,10 +18,11 @@ from iglens_tl.interventions.named_results import (
     named_results,
     shorten,
 )
-from iglens_tl.interventions.skip_curves import RANDOM, skip_curves
+from iglens_tl.interventions.skip_curves import skip_curves
 from iglens_tl.models import Model
 from iglens_tl.readout import ValueLike
 from iglens_tl.results.agreement import SHUFFLED, common_changes
+from iglens_tl.results.curves import RANDOM
 from iglens_tl.results.frames import TARGET_COLUMNS, target_index
 from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import parse_segment

@@ -15,12 +15,13 @@ import torch
 
 from iglens_tl.interventions.effects import layer_effects
 from iglens_tl.interventions.named_results import changes_of_layers
-from iglens_tl.interventions.skip_curves import SkipCurves, skip_curves
+from iglens_tl.interventions.skip_curves import skip_curves
 from iglens_tl.lenses import Lens, compare
 from iglens_tl.models import ModelAdapter, reinitialized
 from iglens_tl.prompts import Request
 from iglens_tl.readout import Value
 from iglens_tl.results import Target, storage
+from iglens_tl.results.curves import SkipCurves
 from iglens_tl.results.lens import LensResult
 from iglens_tl.resume import Parts
 

@@ -9,14 +9,11 @@ import pandas as pd
 
 from iglens_tl.evaluation.agreement import SKIP_CURVES, agreement, agreement_by_item
 from iglens_tl.evaluation.runs import Measured
-from iglens_tl.interventions.skip_curves import RANDOM, SkipCurves
 from iglens_tl.results.agreement import SHUFFLED
+from iglens_tl.results.curves import RANDOM, SkipCurves
 from iglens_tl.results.frames import TARGET_COLUMNS
 from iglens_tl.results.statistics import average
-
-RANDOM_TARGET, RANDOM_WEIGHTS = ", random target", ", random weights"
-NULLS = (SHUFFLED, RANDOM_TARGET, RANDOM_WEIGHTS)
-"""Endings of the names of credits that stand for chance."""
+from iglens_tl.results.validation import NULLS, RANDOM_TARGET, RANDOM_WEIGHTS
 
 _NO_GAIN = "skipping layers in the order of their own effects gains nothing"
 

@@ -5,113 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from iglens_tl.arguments import Count
 from iglens_tl.evaluation.runs import Measured, Report, Runs, fingerprint
-from iglens_tl.evaluation.tables import NULLS, agreement_tables
-from iglens_tl.files import write_atomically
+from iglens_tl.evaluation.tables import agreement_tables
 from iglens_tl.interventions.effects import INTERVENTIONS, LayerEffects, Scope
-from iglens_tl.interventions.skip_curves import SkipCurves
 from iglens_tl.lenses.compare import Lenses, resolve_lenses
 from iglens_tl.models import Model, ModelAdapter, adapt
 from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, bind_value, build_requests
 from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import Provenance
-from iglens_tl.results.lens import LensResult
+from iglens_tl.results.validation import Validation
 from iglens_tl.resume import Parts
-
-if TYPE_CHECKING:
-    from iglens_tl.views.figures import Figure
 
 DEFAULT_LENSES = ("ig_lens", "direct_logit_attribution")
 DEFAULT_INTERVENTIONS = ("skip", "mean", "resample", "early_exit")
-_PAGE_WIDTH = 1060
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Validation:
-    """How far lenses agree with interventions on some prompts.
-
-    Attributes:
-        table: One row per credits, effects and metric, as from `agreement`: `mean`, `low` and
-            `high`, the ends of its 95 % interval, `items` and `note`. The nulls are rows whose
-            credits end in ", layers shuffled", ", random target" or ", random weights".
-        by_item: One row per credits, effects and target, as from `agreement_by_item`.
-        curves: The value with layers skipped in the order of the credits.
-        credits: By name, what the lenses measured.
-        effects: By intervention, what taking each layer out does.
-        provenance: Model, options, checks, versions and date.
-    """
-
-    table: pd.DataFrame
-    by_item: pd.DataFrame
-    curves: SkipCurves
-    credits: Mapping[str, LensResult]
-    effects: Mapping[str, LensResult]
-    provenance: Provenance
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader must know, in sentences."""
-        return self.provenance.notes
-
-    @property
-    def nulls(self) -> tuple[str, ...]:
-        """Names of credits that stand for chance."""
-        return tuple(n for n in dict.fromkeys(self.table["credits"]) if n.endswith(NULLS))
-
-    def figure(self, *, metric: str = "spearman") -> Figure:
-        """Draw one metric for all credits; see `iglens_tl.views.figures.agreement_figure`."""
-        from iglens_tl.views.figures import agreement_figure
-
-        return agreement_figure(self.table, metric=metric, nulls=self.nulls)
-
-    def curves_figure(self) -> Figure:
-        """Draw the mean skip curves; see `iglens_tl.views.figures.skip_curves_figure`."""
-        return self.curves.figure()
-
-    def layers_figure(self) -> Figure:
-        """Draw the mean credits beside the mean effects, layer by layer."""
-        from iglens_tl.views.figures import layers_figure
-
-        return layers_figure(self.credits, self.effects)
-
-    def to_html(self) -> str:
-        """Return a page that says what was compared, with tables and figures, self-contained."""
-        from iglens_tl.views.validation import validation_page
-
-        narrow = self.figure().update_layout(width=_PAGE_WIDTH)
-        figures = [self.layers_figure(), narrow, self.curves_figure()]
-        return validation_page(self.table, figures, self.provenance, nulls=NULLS).decode()
-
-    def write_html(self, path: str | Path) -> Path:
-        """Write the page; an interruption leaves no part of it.
-
-        Raises:
-            ValueError: If the path cannot be written.
-        """
-        page = self.to_html()
-        return write_atomically(path, lambda target: target.write_text(page, encoding="utf-8"))
-
-    def _repr_html_(self) -> str:
-        from iglens_tl.views.notebook import validation_table
-
-        return validation_table(self.table, self.provenance, NULLS)
-
-    def __repr__(self) -> str:
-        """Say what the validation holds in one line."""
-        data = next(iter(self.credits.values()))
-        return (
-            f"Validation({', '.join(self.credits)} against {', '.join(self.effects)}: "
-            f"{len(data.targets)} targets of {len(data.texts)} prompts, "
-            f"{self.provenance.model.get('name', 'unnamed model')})"
-        )
 
 
 def validate(
@@ -181,6 +94,11 @@ def validate(
     of_value = bind_value(adapter, value)
     if of_value.sums_over_targets:
         raise ValueError(f"the value {of_value.name} adds up a continuation; use logprob")
+    if adapter.n_layers < 2:
+        raise ValueError(
+            f"{adapter.name} has one layer, so there is no order of layers to compare; compare its "
+            "parts with agreement(components(…, by='head'), layer_effects(…, unit='head'))"
+        )
     made = resolve_lenses(lenses, value=of_value)
     check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))
     effect_options = resolve_effects(interventions, scope, n_draws, reference, prepend_bos)

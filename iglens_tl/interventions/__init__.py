@@ -2,10 +2,8 @@
 
 from iglens_tl.interventions.effects import LayerEffects as LayerEffects
 from iglens_tl.interventions.effects import layer_effects as layer_effects
-from iglens_tl.interventions.patching import PatchingResult as PatchingResult
 from iglens_tl.interventions.patching import activation_patching as activation_patching
 from iglens_tl.interventions.replacements import (
     embedded_reference_texts as embedded_reference_texts,
 )
-from iglens_tl.interventions.skip_curves import SkipCurves as SkipCurves
 from iglens_tl.interventions.skip_curves import skip_curves as skip_curves

@@ -44,15 +44,14 @@ from iglens_tl.results.segments import layer_label
 from iglens_tl.trace import Needs, Trace, begin_trace
 
 if TYPE_CHECKING:
-    InterventionName: TypeAlias = Literal["skip", "zero", "mean", "resample", "early_exit"]
+    InterventionName: TypeAlias = Literal["skip", "mean", "resample", "early_exit"]
     UnitName: TypeAlias = Literal["layer", "attn", "mlp", "head"]
     Scope: TypeAlias = Literal["all", "last"]
 else:  # anything may arrive here; it is answered with a readable error
     InterventionName = UnitName = Scope = Any
 
 INTERVENTIONS: Mapping[str, str] = {
-    "skip": "its input is passed on unchanged",
-    "zero": "it writes nothing",
+    "skip": "it writes nothing: the residual stream passes it unchanged",
     "mean": "it writes what it writes on average in reference texts",
     "resample": "it writes what it writes in another text; the mean over several of them",
     "early_exit": "the model stops before it, and after it",
@@ -93,8 +92,9 @@ def layer_effects(
             behind, also after an interruption.
         prompt: As for `ig_lens`.
         intervention: What happens to the unit.
-            "skip": its input is passed on unchanged.
-            "zero": it writes nothing; for every unit here the same as "skip".
+            "skip": it writes nothing, so that the residual stream passes it unchanged. For a layer
+            this is skipping it, for attention, an MLP or a head it is what the literature calls
+            zero ablation; there is no other "zero", because what a unit writes is all of it.
             "mean": it writes its mean over all tokens of the reference texts but their first.
             "resample": it writes what it writes at the same position of another text (shorter
             texts begin again after their first token), averaged over `n_draws` reference texts
@@ -192,6 +192,11 @@ class LayerEffects(_Effects):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
+        if self.intervention == "zero":
+            raise ValueError(
+                "there is no intervention 'zero': a unit whose output is zero writes nothing, "
+                "which is intervention='skip'"
+            )
         resolve_choice("intervention", self.intervention, INTERVENTIONS)
         resolve_choice("unit", self.unit, UNITS)
         resolve_choice("scope", self.scope, SCOPES)
@@ -250,7 +255,7 @@ class Intervention(_Effects):
     Attributes:
         adapter: The model.
         value: What is measured.
-        intervention: "skip", "zero", "mean" or "resample".
+        intervention: "skip", "mean" or "resample".
         unit: The kind of unit.
         unit_name: Its name.
         segments: The labels of each layer's units.

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -32,22 +28,12 @@ from iglens_tl.prompts import (
 )
 from iglens_tl.readout import Targets, Value, ValueLike
 from iglens_tl.results import Target, Text
-from iglens_tl.results.lens import LensResult
 from iglens_tl.results.patching import (
     DIRECTIONS,
-    PatchingData,
+    PatchingResult,
     check_difference,
-    tidy_frame,
-    wide_frame,
 )
-from iglens_tl.results.segments import layer_label
 from iglens_tl.trace import Trace
-
-if TYPE_CHECKING:
-    from iglens_tl.views.figures import Figure
-
-_NAME = "activation_patching"
-_LOSSES_NOTE = "levels are the value that is lost when the state after a layer is replaced"
 
 
 def activation_patching(
@@ -141,89 +127,6 @@ def activation_patching(
         embed_value=float(embed_values[0, 0]),
         provenance=describe(trace, options),
     )
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PatchingResult(PatchingData):
-    """What activation patching measured; see `PatchingData` for the fields.
-
-    The result is immutable. Its methods return new objects and write or show nothing unasked.
-    """
-
-    def to_frame(self, *, tidy: bool = False) -> pd.DataFrame:
-        """Return the result as a table.
-
-        Args:
-            tidy: False: one row per position, named by position and tokens, and one column of
-                values per layer. True: one row per layer and position, with `value` and
-                `recovered`.
-        """
-        return tidy_frame(self) if tidy else wide_frame(self)
-
-    def figure(self, *, show: str = "recovered", title: str | None = None) -> Figure:
-        """Draw the default view of a result, its `heatmap`."""
-        return self.heatmap(show=show, title=title)
-
-    def _repr_html_(self) -> str:
-        from iglens_tl.views.notebook import patching_table
-
-        return patching_table(self)
-
-    def heatmap(self, *, show: str = "recovered", title: str | None = None) -> Figure:
-        """Draw the layer × position map; see `iglens_tl.views.figures.patching_heatmap`."""
-        from iglens_tl.views.figures import patching_heatmap
-
-        return patching_heatmap(self, show=show, title=title)
-
-    def to_effects(self) -> LensResult:
-        """Return what every layer adds at the last position, to compare with credits.
-
-        Replacing the state of the last position after layer l brings over what the layers up to l
-        have put there. The change of the value from one layer to the next is therefore a causal
-        counterpart of the layer's credit in `ig_lens`: what the layer newly brings to the last
-        position, but with the rest of the model running on as usual.
-
-        Returns:
-            Segments "L0", "L1", …; for denoising `levels` are the values of the patches at the last
-            position, from the patched embedding (`baseline`) to the clean value (`final`). For
-            noising they are what the clean value loses by the patches, up to all of the difference
-            between the runs. The target is that of `ig_lens(model, clean, targets=[answer])`.
-
-        Raises:
-            ValueError: For another site than "resid_post".
-        """
-        if self.site != "resid_post":
-            raise ValueError(
-                f"{self.site} was replaced, but only states after a layer hold what all layers so "
-                "far have added; call activation_patching with site='resid_post'"
-            )
-        curve = np.array([self.embed_value, *self.values[:, -1]])
-        denoising = self.direction == "denoising"
-        levels = curve if denoising else self.clean_value - curve
-        notes = () if denoising else (_LOSSES_NOTE,)
-        return LensResult(
-            lens=_NAME,
-            unit=self.unit,
-            kind="credit",
-            segments=tuple(layer_label(layer) for layer in range(len(self.values))),
-            texts=(self.clean,),
-            targets=(self.target,),
-            values=np.diff(levels)[None],
-            levels=levels[None, 1:],
-            baseline=levels[:1],
-            final=levels[-1:],
-            provenance=replace(self.provenance, notes=self.provenance.notes + notes),
-        )
-
-    def __repr__(self) -> str:
-        """Say what the result holds in one line."""
-        n_layers, n_positions = self.values.shape
-        return (
-            f"PatchingResult({self.direction} at {self.site}, "
-            f"{self.provenance.model.get('name', 'unnamed model')}: {n_layers} layers × "
-            f"{n_positions} positions in {self.unit}, clean {self.clean_value:.4g}, corrupted "
-            f"{self.corrupted_value:.4g})"
-        )
 
 
 def _matching_prompts(

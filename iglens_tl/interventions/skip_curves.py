@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -25,101 +23,10 @@ from iglens_tl.models import Model, ModelAdapter, adapt, check_model
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.prompts import Request, bind_value, token_string
 from iglens_tl.readout import Value, ValueLike
-from iglens_tl.results import LensData, Target
-from iglens_tl.results.frames import TARGET_COLUMNS
+from iglens_tl.results import LensData
+from iglens_tl.results.curves import ORACLE, RANDOM, SkipCurves
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace
-
-if TYPE_CHECKING:
-    from iglens_tl.views.figures import Figure
-
-RANDOM, ORACLE = "random", "oracle"
-"""The orders that credits are compared with."""
-
-_SMALLEST_AREA = 1e-9
-
-
-@dataclass(frozen=True, eq=False)
-class SkipCurves:
-    """Values with some of the layers skipped, along orders of the layers.
-
-    Attributes:
-        unit: The unit of the values.
-        targets: The targets.
-        deletion: By order, `[target, step]`: the value without the first k layers of the order, for
-            k from 0 to the number of layers.
-        insertion: The same with only the first k layers. The order "random" is the mean over random
-            orders in both.
-    """
-
-    unit: str
-    targets: tuple[Target, ...]
-    deletion: Mapping[str, Float[np.ndarray, "target step"]]
-    insertion: Mapping[str, Float[np.ndarray, "target step"]]
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per order, target and step: `layers`, `deletion`, `insertion`, `unit`."""
-        parts = []
-        for order, deletion in self.deletion.items():
-            n_steps = deletion.shape[1]
-            part = self._index(order)
-            part = part.loc[part.index.repeat(n_steps)].reset_index(drop=True)
-            part["layers"] = np.tile(np.arange(n_steps), len(deletion))
-            part["deletion"] = deletion.reshape(-1)
-            part["insertion"] = self.insertion[order].reshape(-1)
-            parts.append(part)
-        return pd.concat(parts, ignore_index=True).assign(unit=self.unit)
-
-    def areas(self) -> pd.DataFrame:
-        """Return one row per order and target with the areas under the curves, all in `unit`.
-
-        Returns:
-            `deletion_area` and `insertion_area`: means over all steps, the first and the last
-            included. `area_between`: insertion − deletion; 0 for random orders, because each comes
-            with its reverse. `share_of_oracle`: the part of the oracle's `area_between`, without
-            unit; NaN where the oracle has none. `comprehensiveness` and `sufficiency`: by how much
-            the value falls without the first k layers and with only the first k, means over k from
-            1 (areas over the perturbation curve, DeYoung et al., "ERASER", 2020). Good orders have
-            a large comprehensiveness and a small sufficiency.
-        """
-        parts = [self._index(order).assign(**self.areas_of(order)) for order in self.deletion]
-        return pd.concat(parts, ignore_index=True)
-
-    def areas_of(self, order: str) -> dict[str, Float[np.ndarray, " target"]]:
-        """Return the columns of `areas` for one order."""
-        deletion, insertion = self.deletion[order], self.insertion[order]
-        between, oracle = self._area_between(order), self._area_between(ORACLE)
-        share = np.full(len(between), np.nan)
-        np.divide(between, oracle, out=share, where=oracle > _SMALLEST_AREA)
-        return {
-            "deletion_area": deletion.mean(axis=1),
-            "insertion_area": insertion.mean(axis=1),
-            "area_between": between,
-            "share_of_oracle": share,
-            "comprehensiveness": (deletion[:, :1] - deletion[:, 1:]).mean(axis=1),
-            "sufficiency": (deletion[:, :1] - insertion[:, 1:]).mean(axis=1),
-        }
-
-    def figure(self) -> Figure:
-        """Draw the mean curves; see `iglens_tl.views.figures.skip_curves_figure`."""
-        from iglens_tl.views.figures import skip_curves_figure
-
-        return skip_curves_figure(self.to_frame())
-
-    def _repr_html_(self) -> str:
-        from iglens_tl.views.notebook import skip_curves_table
-
-        curves = {"deletion": self.deletion, "insertion": self.insertion}
-        return skip_curves_table(curves, self.areas(), self.unit)
-
-    def _area_between(self, order: str) -> Float[np.ndarray, " target"]:
-        return (self.insertion[order] - self.deletion[order]).mean(axis=1)
-
-    def _index(self, order: str) -> pd.DataFrame:
-        columns = {name: [getattr(t, name) for t in self.targets] for name in TARGET_COLUMNS}
-        frame = pd.DataFrame(columns)
-        frame.insert(0, "order", order)
-        return frame
 
 
 def skip_curves(

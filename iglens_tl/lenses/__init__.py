@@ -33,7 +33,6 @@ from iglens_tl.lenses.orders.frozen import StraightProjected as StraightProjecte
 from iglens_tl.lenses.orders.frozen import StraightUniform as StraightUniform
 from iglens_tl.lenses.orders.recomputed import LeaveOneOut as LeaveOneOut
 from iglens_tl.lenses.orders.recomputed import SkipShapley as SkipShapley
-from iglens_tl.lenses.orders.sensitivity import PathSensitivity as PathSensitivity
 from iglens_tl.lenses.orders.sensitivity import path_sensitivity as path_sensitivity
 from iglens_tl.lenses.orders.straight import Straight as Straight
 from iglens_tl.lenses.reference import ReferenceIGLens as ReferenceIGLens

@@ -49,6 +49,10 @@ DIRECT_BY = {
 """How finely blocks are split."""
 
 
+# Far above what rounding leaves of a sum of shares in float32, relative to their sizes.
+_ACCEPTED = 1e-3
+
+
 @dataclass(frozen=True, kw_only=True)
 class DirectLogitAttribution(Lens):
     """Direct logit attribution: every component's direct share of each target token's logit.
@@ -126,6 +130,14 @@ class DirectLogitAttribution(Lens):
         values = torch.stack(list(shares.values()), dim=1).cpu()
         final = self._of_value(trace, partial(raw_logits, readout, last[rows])).cpu()
         cap = readout.transform.softcap
+        notes = [] if cap is None else [f"logits are those before the softcap at {cap:g}"]
+        missed = float((values.sum(1) - final).abs().max())
+        if missed > _ACCEPTED * max(1.0, float(values.abs().sum(1).max())):
+            notes.append(
+                f"the shares miss the logit by up to {missed:.2g} (column 'error'): the stream "
+                f"holds something that no part of by={self.by!r} wrote, such as what a hook added "
+                "to it; by='layer' counts it to the layer at which it enters"
+            )
         return assemble(
             trace,
             lens=self,
@@ -137,7 +149,7 @@ class DirectLogitAttribution(Lens):
             baseline=torch.zeros_like(final),
             final=final,
             options={"by": self.by, **self.resolved_value.provenance()},
-            notes=() if cap is None else (f"logits are those before the softcap at {cap:g}",),
+            notes=tuple(notes),
         )
 
     def _shares_of_layer(self, trace: Trace, layer: int, directions: Tensor) -> dict[str, Tensor]:

@@ -53,7 +53,8 @@ class Estimator:
         name: One of `ESTIMATORS`.
         n_steps: Steps of `riemann` and `idgi`, nodes per piece of `gradient` and `ps_ig`; None for
             `delta`.
-        tolerance: Largest accepted error of `gradient` and `ps_ig` per piece; None for its default.
+        tolerance: Largest accepted error of `gradient` and `ps_ig` per segment, times the segment's
+            change where that exceeds 1; None for its default.
     """
 
     name: str
@@ -111,7 +112,7 @@ def credit_segments(
     if estimator.name == "delta":
         return change
     n_steps = estimator.n_steps or _DEFAULT_STEPS[estimator.name]
-    scale = max(1.0, change.abs().max().item())
+    scale = change.abs().clamp_min(1.0)
     tolerance = scale * (estimator.tolerance or DEFAULT_TOLERANCE[readout.dtype])
     credits = torch.empty_like(change)
     # A few targets at a time, so that the states are never copied as a whole.
@@ -120,10 +121,11 @@ def credit_segments(
         if estimator.name == "riemann":
             found = integrate_midpoint(readout, value, chords, n_steps=n_steps)
         else:
-            found = integrate_adaptive(readout, value, chords, n_nodes=n_steps, tolerance=tolerance)
+            own = tolerance[targets].flatten()
+            found = integrate_adaptive(readout, value, chords, n_nodes=n_steps, tolerance=own)
         credits[targets] = found.slopes.view(len(targets), -1)
     # The paper reports errors of a thousandth at the default step count of its midpoint rule.
-    accepted = 1e-2 * scale if estimator.name == "riemann" else 10 * tolerance
+    accepted = (1e-2 * scale if estimator.name == "riemann" else 10 * tolerance).amax(1)
     from_zero = not bool(points[0].states.any())
     warn_if_incomplete(estimator, (credits - change).sum(1), accepted, from_zero=from_zero)
     return credits
@@ -150,7 +152,7 @@ def chords_of(points: Sequence[Point], token_ids: Tensor, targets: Tensor) -> Ch
 def warn_if_incomplete(
     estimator: Estimator,
     error: Tensor,
-    accepted: float,
+    accepted: Float[Tensor, " target"],
     *,
     from_zero: bool,
     advice: str = "use estimator='delta', which is exact",
@@ -160,11 +162,12 @@ def warn_if_incomplete(
     Warns:
         CompletenessWarning: If one does.
     """
-    worst = error.abs().max().item()
-    if worst <= accepted:
+    missed = error.abs() > accepted
+    if not bool(missed.any()):
         return
+    worst = error[missed].abs().max().item()
     message = (
-        f"the credits of {int((error.abs() > accepted).sum())} of {len(error)} targets miss their "
+        f"the credits of {int(missed.sum())} of {len(error)} targets miss their "
         f"total by up to {worst:.2g} (column 'error') with the {estimator.name} estimator and "
         f"{estimator.n_steps} steps; {advice}"
     )
@@ -174,3 +177,24 @@ def warn_if_incomplete(
             "change happens at the very beginning of the first segment, between the steps"
         )
     warnings.warn(message, CompletenessWarning, stacklevel=6)
+
+
+def warn_if_uncertain(
+    estimator: Estimator, errors: Float[Tensor, " target"], accepted: Float[Tensor, " target"]
+) -> None:
+    """Warn of credits of parts whose estimated error exceeds what is accepted.
+
+    Warns:
+        CompletenessWarning: If one does.
+    """
+    missed = errors > accepted
+    if not bool(missed.any()):
+        return
+    warnings.warn(
+        f"single credits of {int(missed.sum())} of {len(errors)} targets may be wrong by up to "
+        f"{errors[missed].max().item():.2g} (column 'credit_error' of `to_frame(tidy=True)`) with "
+        f"the {estimator.name} estimator and {estimator.n_steps} steps; raise n_steps, or load the "
+        "model in float64",
+        CompletenessWarning,
+        stacklevel=6,
+    )

@@ -24,8 +24,8 @@ from iglens_tl.readout import Point, Reading
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Needs, Trace
 from iglens_tl.tuning import Translators, check_translators, resolve_translators
-from iglens_tl.tuning.lookup import LensLike
-from iglens_tl.tuning.validation import warn_where_worse
+from iglens_tl.tuning.evaluation import warn_where_worse
+from iglens_tl.tuning.hub import LensLike
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Converting a loaded Hugging Face model to a `HookedTransformer` (TransformerLens 3).
+"""Convert a loaded Hugging Face model to a `HookedTransformer` (TransformerLens 3).
 
 `HookedTransformer.from_pretrained` takes no local folder, and TransformerLens chooses the converter
 by words in the model's *name* ("llama", "gemma", …). Here the configuration is handed over from a
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from iglens_tl.models.adapter import hooked_transformer_class
+from iglens_tl.models.refusals import one_line
 
 MAX_N_CTX = 2048
 """Longest context of a converted model. A HookedTransformer keeps an n_ctx × n_ctx mask in every
@@ -62,9 +63,8 @@ def convert_to_hooked(hf_model: Any, tokenizer: Any, device: torch.device) -> An
         except Exception as error:
             architecture = type(hf_model).__name__
             raise HookedConversionError(
-                f"TransformerLens does not convert this {architecture} "
-                f"({type(error).__name__}: {str(error).splitlines()[0]})"
-            ) from error
+                f"TransformerLens does not convert this {architecture} ({one_line(error)})"
+            ) from None
     return model
 
 

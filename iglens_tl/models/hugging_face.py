@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from iglens_tl.models.adapter import bridge_class
+from iglens_tl.models.adapter import adapt, bridge_class
 from iglens_tl.models.probing import Disagreement, probe, require_agreement
 from iglens_tl.models.refusals import one_line, refuse_architecture
 from iglens_tl.models.sharing import ModelState, copy_sharing_weights, model_state
@@ -92,8 +92,11 @@ def boot_bridge(hf_model: Any, tokenizer: Any, expected: Any, *, name: str) -> A
     # TransformerLens reports what it cannot read by whatever its parts trip over.
     except Exception as error:
         raise refuse_architecture(
-            name, architecture, f"{installed} cannot read it ({one_line(error)})"
-        ) from error
+            name,
+            architecture,
+            f"{installed} cannot read it ({one_line(error)})",
+            remedy="use another model of its family, or another version of transformer-lens",
+        ) from None
     if tokenizer is None:
         bridge.tokenizer = None
     bridge.eval().requires_grad_(False)
@@ -107,6 +110,7 @@ def boot_bridge(hf_model: Any, tokenizer: Any, expected: Any, *, name: str) -> A
             str(error),
             remedy="another version of transformer-lens may support this architecture",
         ) from error
+    adapt(bridge)  # refuses what has no residual stream of blocks, before anything is measured
     return bridge
 
 

@@ -1,4 +1,4 @@
-"""Loading a model by name, from a folder, or from a Hugging Face model that is already there."""
+"""Load a model by name, from a folder, or from a Hugging Face model that is already there."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _hooked(hf_model: Any, tokenizer: Any, name: str) -> Any:
     except (HookedConversionError, Disagreement) as error:
         raise HookedRefusal(
             f"{name} cannot be loaded as a HookedTransformer: {error}; use backend='bridge'"
-        ) from error
+        ) from None
     model.cfg.model_name = name
     return model
 

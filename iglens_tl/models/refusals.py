@@ -18,16 +18,17 @@ def refuse_architecture(
         name: The model's name.
         architecture: The class of the Hugging Face model, such as "MambaForCausalLM".
         reason: Why it cannot be measured, as a clause: "its blocks have no attention".
-        remedy: What to do about it; by default the models that are known to load.
+        remedy: What to do about it; by default to use a model that is known to load.
 
     Returns:
         A `ValueError` to raise.
     """
+    label = name if name == architecture else f"{name} ({architecture})"
     advice = remedy or (
         "use a decoder-only transformer that the installed TransformerLens reads, such as Llama, "
         "Qwen, Gemma or GPT-2"
     )
-    return ValueError(f"{name} ({architecture}) cannot be measured: {reason}; {advice}")
+    return ValueError(f"{label} is not supported: {reason}; {advice}")
 
 
 def one_line(error: BaseException) -> str:

@@ -18,8 +18,10 @@ from iglens_tl.readout.readout import Readout
 from iglens_tl.readout.tiles import tile_columns
 from iglens_tl.readout.value import Targets, Value
 
-_SHARE_OF_TERMS = 1 / 8
+_SHARE_OF_TERMS = 1 / 2
 """Rounding of a product with W_U beside the product of the two vectors' lengths, in roundings."""
+
+_SHORTEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class ChordRows:
         readout: The model's readout.
         chords: The lines, on the readout's device.
         rows: `[state, d_vocab]`, R of every state.
-        lengths: `[chord]`, the length of every chord's displacement after centring, float64.
+        lengths: `[chord]`, the length of every chord's displacement after centring, float64,
+            never 0.
         offset: `[d_vocab]`, what is added at every place, the logit scale included; or None.
         probe_rows: `[probe, d_vocab]`, R of the probes: fixed random directions of the stream.
     """
@@ -115,7 +118,8 @@ class ChordRows:
         a, b = centered[self.chords.start].double(), centered[self.chords.end].double()
         self._workspace = self.rows.new_empty(0)
         self._squares = tuple((x * y).mean(-1) for x, y in ((a, a), (a, b), (b, b)))
-        self.lengths = (b - a).norm(dim=-1)
+        # Parts may move the value where they cancel and nothing moves along the chord.
+        self.lengths = (b - a).norm(dim=-1).clamp_min(_SHORTEST)
         centered_probes = probes if readout.norm is None else readout.norm.center(probes)
         along = torch.stack([a @ centered_probes.double().T, b @ centered_probes.double().T], 1)
         self._probes_along = along / readout.d_model
@@ -167,6 +171,15 @@ class ChordRows:
             states = torch.bmm(ends, self._probes_along[nodes.chord])
             products = products - (scale**2 * (ends * pulls).sum(2))[:, :, None] * states
         return self.readout.transform.scale * scale[:, :, None] * products
+
+    def radial_sizes(self, nodes: Nodes, pulls: Tensor) -> Float[Tensor, "piece node"]:
+        """Return how much of a gradient the norm takes away, which is large where it cancels."""
+        scale = self.inverse_norm(nodes)[0]
+        if self.readout.norm is None:
+            return torch.zeros_like(scale)
+        ends = torch.stack([1 - nodes.at, nodes.at], dim=2)
+        radial = scale**2 * (ends * pulls).sum(2).abs() / self.readout.d_model**0.5
+        return self.readout.transform.scale * radial
 
     def ends(self, nodes: Nodes, columns: slice) -> Float[Tensor, "piece 2 tile"]:
         """Return A and B of every piece's chord in some columns of the vocabulary."""

@@ -34,7 +34,7 @@ from iglens_tl.readout.value import TokenValue, Value
 _LARGEST_GAP = 0.5
 """In nats: by how much tangents and chord of the log-normaliser may differ between two nodes."""
 
-_CROSSING_STEPS = 8
+_CROSSING_STEPS = 5
 _ROUNDING = 4
 
 

@@ -27,6 +27,7 @@ _SMALLEST_ENTRY = 1e-25
 _SMALLEST_UNIT = 1e-300
 _LARGEST_GROWTH = 1e6
 _ROUNDING = 8
+_PARTS_BESIDE_CHANGE = 4
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class ChordIntegrals:
         slopes: `[chord]`, the integral of the slope, float64; ideally `end − start`.
         gradients: `[chord, d_model]`, the integral of the gradient over α, in the readout's
             precision; its product with `b − a` is the integral of the slope. None if not asked for.
-        errors: `[chord]`, an estimate of how far the product of `gradients` with any vector of the
-            (centred) length of `b − a` may be from the exact integral, in the value's unit and
-            float64; see `integrate_adaptive`. None without gradients or control of the error.
+        errors: `[chord]`, an estimate of the length of the error of `gradients`, float64: times the
+            length of any part of a displacement it bounds the error of the part's share; see
+            `integrate_adaptive`. None without gradients, or by the midpoint rule.
     """
 
     start: Float[Tensor, " chord"]
@@ -154,7 +155,7 @@ class Integration:
         self.units = torch.zeros(n_chords, dtype=torch.float64, device=device)
         self.pulls = torch.zeros(n_chords, 2, dtype=torch.float64, device=device)
         is_controlled = gradients and len(rows.probe_rows) > 0
-        self.errors = torch.zeros(n_chords, dtype=torch.float64) if is_controlled else None
+        self.errors = _ChordErrors(n_chords) if is_controlled else None
         self.ends = self._whole_ends()
         self.start, self.end = self.ends.values.unbind(1)
         # What bisection cannot make smaller, and must not spend its pieces on.
@@ -201,17 +202,19 @@ class Integration:
             nodes = _on_device(part.nodes(unit), self.rows)
             found = slopes_at(self.rows, self.value, nodes)
             measure = part.width[:, None] * weights
-            missing = ((measure * found.slopes.cpu()).sum(1) - part_ends.change).abs()
+            missing = (measure * found.slopes.cpu()).sum(1) - part_ends.change
             limit = torch.maximum(limits[block], self.rounding[part.chord])
             # Written so that NaN counts as missed while pieces are left, never for ever.
-            accepted = missing <= limit
+            accepted = missing.abs() <= limit
             if self.errors is not None:
-                own = _PartErrors(self.rows, self.value, part, nodes, part_ends, found, measure)
-                unseen = torch.where(own.unseen > limits[block], own.unseen, 0.0)
-                accepted = (missing - own.rounding <= limit) & (own.seen + unseen <= limit)
-                error = torch.maximum(own.seen + unseen, missing * own.per_change) + own.rounding
-                added = torch.where(accepted | must[block], error, 0.0)
-                self.errors.index_add_(0, part.chord, added)
+                own = _PieceErrors(self.rows, self.value, part, nodes, part_ends, found, measure)
+                # What bounds all parts may be several times the error of any.
+                of_parts = _PARTS_BESIDE_CHANGE * limit
+                unseen = torch.where(own.unseen > of_parts, own.unseen, 0.0)
+                accepted = missing.abs() <= torch.maximum(limit, own.rounding / 8)
+                accepted &= own.seen + unseen <= of_parts
+                added = accepted | must[block]
+                self.errors.add(part.chord, own, unseen, missing, added)
             missed[block] = ~(accepted | must[block])
             self._add(part, nodes, measure * (~missed[block, None]), found)
         return missed.nonzero().squeeze(-1)
@@ -231,8 +234,10 @@ class Integration:
 
     def result(self) -> ChordIntegrals:
         """Return the integrals."""
-        gradients = self._gradients()
-        return ChordIntegrals(self.start, self.end, self.means, self.slopes, gradients, self.errors)
+        errors = None if self.errors is None else self.errors.total() / self.rows.lengths.cpu()
+        return ChordIntegrals(
+            self.start, self.end, self.means, self.slopes, self._gradients(), errors
+        )
 
     def _add(self, part: Pieces, nodes: Nodes, measure: Tensor, found: Slopes) -> None:
         measure = measure.to(found.slopes.device)
@@ -304,14 +309,49 @@ class Integration:
         return Ends(values, ceilings, values.new_full((n_chords, 2, 2), torch.nan))
 
 
-class _PartErrors:
-    """Estimates of the error of the share of a part as long as the displacement.
+class _ChordErrors:
+    """Running sums of the error of the share of a part as long as a chord's displacement."""
+
+    def __init__(self, n_chords: int) -> None:
+        self.estimated, self.missing, self.moved, self.largest = torch.zeros(
+            4, n_chords, dtype=torch.float64
+        )
+
+    def add(
+        self, chord: Tensor, own: _PieceErrors, unseen: Tensor, missing: Tensor, added: Tensor
+    ) -> None:
+        """Add some of the pieces.
+
+        Args:
+            chord: `[piece]`, the chord of each.
+            own: What is estimated of each.
+            unseen: `[piece]`, what counts of the change unseen.
+            missing: `[piece]`, integral − change.
+            added: `[piece]`, which pieces are added.
+        """
+        for total, of_pieces in (
+            (self.estimated, own.seen + unseen + own.rounding),
+            (self.missing, missing),
+            (self.moved, own.moved),
+            (self.largest, own.largest),
+        ):
+            total.index_add_(0, chord, torch.where(added, of_pieces, 0.0))
+
+    def total(self) -> Tensor:
+        """Return the sums; where the change is missed by more, what that is for all directions."""
+        per_change = (self.largest / self.moved).nan_to_num(1.0, posinf=1.0)
+        return torch.maximum(self.estimated, self.missing.abs() * per_change)
+
+
+class _PieceErrors:
+    """Estimates of the error of the share of a part as long as the displacement, for pieces.
 
     Attributes:
         seen: `[piece]`, of the rule, from its nodes.
         unseen: `[piece]`, how much the value may change unseen between them.
         rounding: `[piece]`, of the precision.
-        per_change: `[piece]`, how much larger the share of a part may be than the change.
+        moved: `[piece]`, the integral of the slope's size.
+        largest: `[piece]`, the largest that it can be of a part.
     """
 
     def __init__(
@@ -336,11 +376,11 @@ class _PartErrors:
         ).cpu()
         # On average a probe's product with a gradient is as large as the gradient.
         sizes = found.probes.square().mean(2).sqrt()
+        sizes = sizes + rows.radial_sizes(nodes, found.pulls)
         measure = measure.to(sizes)
         self.rounding = (length * (measure * rounding * sizes).sum(1)).cpu()
-        moved = (measure * found.slopes.abs()).sum(1).cpu()
-        largest = (length * (measure * sizes).sum(1)).cpu()
-        self.per_change = torch.where(moved > 0, largest / moved, 1.0).clamp_min(1.0)
+        self.moved = (measure * found.slopes.abs()).sum(1).cpu()
+        self.largest = (length * (measure * sizes).sum(1)).cpu()
 
 
 def _enclosed(ends: Tensor, inner: Tensor) -> Tensor:

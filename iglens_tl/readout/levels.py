@@ -43,11 +43,34 @@ def read_levels(
         final = final or readings[-1].point
         levels = [_of_rows(readout, value, r.point, token_ids, final) for r in readings]
     stacked = torch.stack(levels, dim=1)
-    if not bool(torch.isfinite(stacked).all()):
-        raise ValueError(
-            "a state has no finite readout; the zero baseline needs a final norm with eps above 0"
-        )
+    _require_finite(readout, value, stacked, readings, token_ids)
     return stacked
+
+
+def _require_finite(
+    readout: Readout,
+    value: Value,
+    levels: Float[Tensor, "target point"],
+    readings: Sequence[Reading],
+    token_ids: Int[Tensor, " target"],
+) -> None:
+    """Raise ValueError, with the reason, if a level is NaN or infinite."""
+    bad = ~torch.isfinite(levels)
+    if not bool(bad.any()):
+        return
+    target, place = (int(index) for index in bad.nonzero()[0])
+    point = readings[place].point
+    logits = _logits(readout, point, torch.tensor([target]))
+    if bool(torch.isfinite(logits).all()):
+        raise ValueError(
+            f"the value {value.name!r} is {float(levels[target, place])} for token "
+            f"{int(token_ids[target])} at the state {point.key!r}, whose logits are finite; let "
+            "its evaluate return finite numbers for every distribution"
+        )
+    raise ValueError(
+        f"the state {point.key!r} has no finite readout; the zero baseline needs a final norm with "
+        "eps above 0"
+    )
 
 
 def _of_reading(readout: Readout, value: TokenValue, reading: Reading) -> Tensor:

@@ -173,9 +173,10 @@ class _SoftmaxRows(GradientRows):
             logits.add_((rows.offset[columns] - first[:, None])[:, None])
         damping = None
         if self.softcap is not None:
-            logits.add_(reference.to(logits)).div_(self.softcap).tanh_()
-            damping = 1 - logits.square()
-            logits.mul_(self.softcap).sub_(self.logits[:, :, :1].to(logits))
+            logits.add_(reference.to(logits)).div_(self.softcap)
+            # 1 − tanh² would lose all digits of a small derivative.
+            damping = torch.cosh(logits).reciprocal_().square_()
+            logits.tanh_().mul_(self.softcap).sub_(self.logits[:, :, :1].to(logits))
         maximum = logits.amax(2)
         weights = logits.sub_(maximum[:, :, None]).clamp_min_(SMALLEST_EXPONENT).exp_()
         total = damped = weights.sum(2)

@@ -11,11 +11,11 @@ from jaxtyping import Float
 
 from iglens_tl.results.data import LensData
 from iglens_tl.results.frames import target_index
+from iglens_tl.results.statistics import average
 
 SHUFFLED = ", layers shuffled"
 """What is added to the name of credits whose segments were permuted at random."""
 
-_RESAMPLES = 2000
 _SMALLEST_CHANGE = 1e-12
 
 
@@ -48,28 +48,34 @@ def pairwise_agreement(results: Sequence[LensData], *, seed: int = 0) -> pd.Data
 
     Returns:
         One row per pair: the mean `rank_correlation` with the ends `low` and `high` of its 95 %
-        bootstrap interval over targets, the mean `sign_agreement`, and the number of `targets` that
-        have a rank correlation.
+        bootstrap interval over prompts (all targets of a prompt are drawn together, because they
+        are not independent), the mean `sign_agreement`, the number of `targets` that have a rank
+        correlation, and a `note` where there is no interval or something is undefined.
     """
     by_target = pairwise_agreement_by_target(results)
     rows = []
     for first, second in combinations([data.name for data in results], 2):
         part = by_target[(by_target["lens"] == first) & (by_target["other"] == second)]
-        ranks = np.asarray(part["rank_correlation"], dtype=float)
-        ranks = ranks[~np.isnan(ranks)]
-        low, high = _bootstrap_interval(ranks, seed)
+        found = average(
+            np.asarray(part["rank_correlation"], dtype=float),
+            part["prompt"].to_numpy(),
+            reason="one of the lenses has no change to rank",
+            seed=seed,
+        )
         rows.append(
             {
                 "lens": first,
                 "other": second,
-                "rank_correlation": ranks.mean() if len(ranks) else np.nan,
-                "low": low,
-                "high": high,
+                "rank_correlation": found["mean"],
+                "low": found["low"],
+                "high": found["high"],
                 "sign_agreement": part["sign_agreement"].mean(),
-                "targets": len(ranks),
+                "targets": found["items"],
+                "note": found["note"],
             }
         )
-    return pd.DataFrame(rows)
+    columns = dict.fromkeys(("rank_correlation", "low", "high"), "float64")
+    return pd.DataFrame(rows).astype(columns) if rows else pd.DataFrame()
 
 
 def monotonicity(results: Sequence[LensData]) -> pd.DataFrame:
@@ -139,12 +145,3 @@ def common_changes(
         for data in (first, second)
     )
     return tuple(common), left, right
-
-
-def _bootstrap_interval(values: Float[np.ndarray, " target"], seed: int) -> tuple[float, float]:
-    if len(values) < 2:
-        return np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)

@@ -50,7 +50,7 @@ class ComparisonSummary:
 
     Attributes:
         agreement: One row per pair of lenses: mean rank correlation of what changes in each layer,
-            with the 95 % bootstrap interval over targets, and mean sign agreement.
+            with the 95 % bootstrap interval over prompts, and mean sign agreement.
         agreement_by_target: The same for every target.
         onsets: One row per target, one column per lens: the segment by which half of the lens's
             absolute change has happened.

@@ -26,7 +26,7 @@ def wide_frame(data: LensData) -> pd.DataFrame:
         "delta": data.final - data.baseline,
         "final": data.final,
         "baseline": data.baseline,
-        "error": data.completeness_error,
+        "error": _largest_error(data),
         "onset": onset_series(data),
     }
     for column in summary_columns(data):
@@ -55,6 +55,16 @@ def tidy_frame(data: LensData) -> pd.DataFrame:
         frame[name] = numbers.reshape(-1)
     frame["unit"] = data.unit
     return frame
+
+
+def _largest_error(data: LensData) -> np.ndarray:
+    """Return what the sum misses, or the estimated error of single credits where that is larger."""
+    missing = data.completeness_error
+    estimated = data.statistics.get("credit_error")
+    if estimated is None:
+        return missing
+    largest = estimated.max(axis=1)
+    return np.where(np.abs(missing) < largest, largest, missing)
 
 
 def onset_series(data: LensData, *, rule: str = "mass", fraction: float = 0.5) -> pd.Series:

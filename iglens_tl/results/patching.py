@@ -1,15 +1,30 @@
-"""What activation patching measured, and its tables."""
+"""Patching results: the value of an answer with one activation of a run replaced."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from iglens_tl.results.data import Provenance, Target, Text
+from iglens_tl.results.lens import LensResult
+from iglens_tl.results.objects import (
+    decode_array,
+    decode_provenance,
+    decode_target,
+    decode_text,
+    load_object,
+    save_object,
+)
 from iglens_tl.results.segments import layer_label
+
+if TYPE_CHECKING:
+    from iglens_tl.views.figures import Figure
 
 DIRECTIONS = {
     "denoising": "activations of the clean run replace those of the corrupted run",
@@ -18,11 +33,16 @@ DIRECTIONS = {
 """Which run is patched, and with what."""
 
 _SMALLEST_DIFFERENCE = 1e-6
+_KIND = "PatchingResult"
+_NAME = "activation_patching"
+_LOSSES_NOTE = "levels are the value that is lost when the state after a layer is replaced"
 
 
-@dataclass(frozen=True, eq=False)
-class PatchingData:
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchingResult:
     """The value of an answer under every patch of a run.
+
+    The result is immutable. Its methods return new objects and write or show nothing unasked.
 
     Attributes:
         site: What is replaced: "resid_pre", "resid_mid", "resid_post", "attn_out" or "mlp_out".
@@ -75,6 +95,117 @@ class PatchingData:
             return (self.values - self.corrupted_value) / difference
         return (self.clean_value - self.values) / difference
 
+    def to_frame(self, *, tidy: bool = False) -> pd.DataFrame:
+        """Return the result as a table.
+
+        Args:
+            tidy: False: one row per position, named by position and tokens, and one column of
+                values per layer. True: one row per layer and position, with `value` and
+                `recovered`.
+        """
+        return _tidy_frame(self) if tidy else _wide_frame(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result without loss to a `.json` file.
+
+        An interrupted write leaves no partial file.
+
+        Raises:
+            ValueError: For another ending, or a path that cannot be written.
+        """
+        fields = {**asdict(self), "values": self.values.tolist()}
+        return save_object(path, _KIND, fields)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PatchingResult:
+        """Read a result that `save` wrote.
+
+        Raises:
+            ValueError: For a missing, damaged or foreign file.
+        """
+        return load_object(path, _KIND, cls._decode)
+
+    def figure(self, *, show: str = "recovered", title: str | None = None) -> Figure:
+        """Draw the default view of a result, its `heatmap`."""
+        return self.heatmap(show=show, title=title)
+
+    def heatmap(self, *, show: str = "recovered", title: str | None = None) -> Figure:
+        """Draw the layer × position map; see `iglens_tl.views.figures.patching_heatmap`."""
+        from iglens_tl.views.figures import patching_heatmap
+
+        return patching_heatmap(self, show=show, title=title)
+
+    def to_effects(self) -> LensResult:
+        """Return what every layer adds at the last position, to compare with credits.
+
+        Replacing the state of the last position after layer l brings over what the layers up to l
+        have put there. The change of the value from one layer to the next is therefore a causal
+        counterpart of the layer's credit in `ig_lens`: what the layer newly brings to the last
+        position, but with the rest of the model running on as usual.
+
+        Returns:
+            Segments "L0", "L1", …; for denoising `levels` are the values of the patches at the last
+            position, from the patched embedding (`baseline`) to the clean value (`final`). For
+            noising they are what the clean value loses by the patches, up to all of the difference
+            between the runs. The target is that of `ig_lens(model, clean, targets=[answer])`.
+
+        Raises:
+            ValueError: For another site than "resid_post".
+        """
+        if self.site != "resid_post":
+            raise ValueError(
+                f"{self.site} was replaced, but only states after a layer hold what all layers so "
+                "far have added; call activation_patching with site='resid_post'"
+            )
+        curve = np.array([self.embed_value, *self.values[:, -1]])
+        denoising = self.direction == "denoising"
+        levels = curve if denoising else self.clean_value - curve
+        notes = () if denoising else (_LOSSES_NOTE,)
+        return LensResult(
+            lens=_NAME,
+            unit=self.unit,
+            kind="credit",
+            segments=tuple(layer_label(layer) for layer in range(len(self.values))),
+            texts=(self.clean,),
+            targets=(self.target,),
+            values=np.diff(levels)[None],
+            levels=levels[None, 1:],
+            baseline=levels[:1],
+            final=levels[-1:],
+            provenance=replace(self.provenance, notes=self.provenance.notes + notes),
+        )
+
+    @classmethod
+    def _decode(cls, content: Mapping[str, Any]) -> PatchingResult:
+        return cls(
+            site=content["site"],
+            direction=content["direction"],
+            unit=content["unit"],
+            clean=decode_text(content["clean"]),
+            corrupted=decode_text(content["corrupted"]),
+            target=decode_target(content["target"]),
+            values=decode_array(content["values"]),
+            clean_value=content["clean_value"],
+            corrupted_value=content["corrupted_value"],
+            embed_value=content["embed_value"],
+            provenance=decode_provenance(content["provenance"]),
+        )
+
+    def _repr_html_(self) -> str:
+        from iglens_tl.views.notebook import patching_table
+
+        return patching_table(self)
+
+    def __repr__(self) -> str:
+        """Say what the result holds in one line."""
+        n_layers, n_positions = self.values.shape
+        return (
+            f"PatchingResult({self.direction} at {self.site}, "
+            f"{self.provenance.model.get('name', 'unnamed model')}: {n_layers} layers × "
+            f"{n_positions} positions in {self.unit}, clean {self.clean_value:.4g}, corrupted "
+            f"{self.corrupted_value:.4g})"
+        )
+
 
 def check_difference(clean_value: float, corrupted_value: float) -> None:
     """Raise ValueError if two prompts give about the same value, so that no patch can change it."""
@@ -87,13 +218,13 @@ def check_difference(clean_value: float, corrupted_value: float) -> None:
         )
 
 
-def wide_frame(data: PatchingData) -> pd.DataFrame:
+def _wide_frame(data: PatchingResult) -> pd.DataFrame:
     """Return one row per position and one column of values per layer."""
     labels = [layer_label(layer) for layer in range(len(data.values))]
     return pd.DataFrame(data.values.T.copy(), columns=labels, index=_position_index(data))
 
 
-def tidy_frame(data: PatchingData) -> pd.DataFrame:
+def _tidy_frame(data: PatchingResult) -> pd.DataFrame:
     """Return one row per layer and position."""
     n_layers, n_positions = data.values.shape
     index = _position_index(data).to_frame(index=False)
@@ -107,6 +238,6 @@ def tidy_frame(data: PatchingData) -> pd.DataFrame:
     return frame
 
 
-def _position_index(data: PatchingData) -> pd.MultiIndex:
+def _position_index(data: PatchingResult) -> pd.MultiIndex:
     columns = [range(len(data.clean.ids)), data.clean.tokens, data.corrupted.tokens]
     return pd.MultiIndex.from_arrays(columns, names=("position", "clean_token", "corrupted_token"))

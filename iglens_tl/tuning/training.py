@@ -1,28 +1,46 @@
-"""Training a tuned lens for any supported model."""
+"""Train a tuned lens for any supported model."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from iglens_tl import __version__
+from iglens_tl.files import write_atomically
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt, is_local, short_name
-from iglens_tl.tuning.checkpoint import Checkpoint
-from iglens_tl.tuning.identity import known_names, unembed_hash
+from iglens_tl.tuning.evaluation import known_names, require_unfolded, unembed_hash
 from iglens_tl.tuning.loss import DivergenceLoss
-from iglens_tl.tuning.packing import NO_TOKEN, TextsOrIds, pack_texts
-from iglens_tl.tuning.progress import progress_bar
-from iglens_tl.tuning.reading import lens_segments, lens_sites, state_batches
-from iglens_tl.tuning.report import Report, StepReport
-from iglens_tl.tuning.settings import Count, Number, TrainSettings
+from iglens_tl.tuning.sequences import (
+    NO_TOKEN,
+    TextsOrIds,
+    lens_segments,
+    lens_sites,
+    pack_texts,
+    state_batches,
+)
 from iglens_tl.tuning.translators import Translators
-from iglens_tl.tuning.validation import require_unfolded
+
+if TYPE_CHECKING:
+    Count: TypeAlias = int
+    Number: TypeAlias = float
+else:  # anything may arrive here; it is answered with a readable error
+    Count = Number = Any
+
+OPTIMIZERS = ("sgd", "adam")
+
+_BASE_LEARNING_RATE = {"sgd": 1.0, "adam": 1e-3}
+_LONGEST_WARMUP = 1000
+
+FILE = "checkpoint.pt"
 
 
 class TrainingDivergedError(ValueError):
@@ -137,6 +155,106 @@ def train_tuned_lens(
                 if tell is not None:
                     tell(step)
     return trainer.translators()
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of the optimiser and the loop; the defaults are the published ones.
+
+    Attributes:
+        steps: Number of optimiser steps of the whole schedule.
+        tokens_per_step: Tokens whose gradients are averaged in a step. A step takes no sequence
+            twice, so a short text makes it smaller.
+        optimizer: "sgd" with Nesterov momentum, or "adam" (AMSGrad).
+        lr_scale: Factor of the learning rate, which is 1 − momentum for SGD and 1e-3 for Adam.
+        momentum: Momentum of SGD, or Adam's β₁.
+        weight_decay: L2 decay, which pulls the lens towards the logit lens.
+        clip: Largest norm of the gradient of all translators together.
+        bias: Whether translators have a bias.
+        seed: Seed of the order in which sequences are taken.
+    """
+
+    steps: Count = 250
+    tokens_per_step: Count = 2**18
+    optimizer: str = "sgd"
+    lr_scale: Number = 1.0
+    momentum: Number = 0.9
+    weight_decay: Number = 1e-3
+    clip: Number = 1.0
+    bias: bool = True
+    seed: Count = 0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"unknown optimizer {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
+            )
+        for name, smallest in (("steps", 1), ("tokens_per_step", 1), ("seed", 0)):
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < smallest:
+                raise ValueError(f"{name} must be an integer of at least {smallest}, got {count!r}")
+        for name in ("lr_scale", "momentum", "weight_decay", "clip"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                raise ValueError(f"{name} must be a number, got {number!r}")
+            least_allowed = number >= 0 if name in ("momentum", "weight_decay") else number > 0
+            if not (least_allowed and math.isfinite(number)):
+                bound = "at least 0" if name in ("momentum", "weight_decay") else "above 0"
+                raise ValueError(f"{name} must be {bound} and finite, got {number!r}")
+        # Nesterov's method is not defined without momentum.
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum!r}")
+
+    @property
+    def warmup(self) -> int:
+        """Steps over which Adam's learning rate rises; SGD needs none."""
+        return min(self.steps // 5, _LONGEST_WARMUP) if self.optimizer == "adam" else 0
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step: a linear rise, then a linear decay to zero."""
+        peak = self.lr_scale * _BASE_LEARNING_RATE[self.optimizer]
+        if self.optimizer == "sgd":
+            peak *= 1 - self.momentum
+        if step < self.warmup:
+            return peak * step / self.warmup
+        return peak * (self.steps - step) / (self.steps - self.warmup)
+
+    def build_optimizer(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+        """Return the optimiser of the parameters."""
+        rate = self.learning_rate(0)
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters,
+                lr=rate,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                nesterov=True,
+            )
+        return torch.optim.Adam(
+            parameters,
+            lr=rate,
+            betas=(self.momentum, 0.999),
+            weight_decay=self.weight_decay,
+            amsgrad=True,
+        )
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step of training.
+
+    Attributes:
+        step: How many steps are done.
+        losses: By translator the mean divergence before the step, in nats.
+        tokens_per_second: Speed of the step.
+    """
+
+    step: int
+    losses: tuple[float, ...]
+    tokens_per_second: float
+
+
+Report: TypeAlias = Callable[[StepReport], object]
 
 
 class Trainer:
@@ -258,7 +376,7 @@ class Trainer:
                 "n_tokens": self.n_tokens,
                 "seq_len": self.sequences.shape[1],
                 "last_losses": [round(loss, 6) for loss in self.losses],
-                "iglens_tl": version("iglens_tl"),
+                "iglens_tl": __version__,
                 "torch": torch.__version__,
             },
         )
@@ -285,6 +403,122 @@ class Trainer:
             f"training stopped at step {self.step + 1}: the {what} of {where} NaN or infinite; "
             f"{kept}; {remedy}"
         )
+
+
+class Checkpoint:
+    """The checkpoint file of one training.
+
+    What is saved is tied to the settings and the text, because continuing with others would give a
+    lens that no single training gives.
+    """
+
+    def __init__(self, folder: str | Path, settings: TrainSettings, sequences: Tensor) -> None:
+        self.path = Path(folder) / FILE
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"cannot make the folder {str(self.path.parent)!r}: {error.strerror}"
+            ) from error
+        digest = hashlib.sha256(sequences.contiguous().numpy().data)
+        self._belongs_to: dict[str, Any] = {
+            **asdict(settings),
+            "sequences": list(sequences.shape),
+            "text": digest.hexdigest(),
+        }
+
+    def save(self, step: int, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """Replace the checkpoint."""
+        state = {
+            "step": step,
+            "parameters": [parameter.detach().cpu() for parameter in parameters],
+            "optimizer": optimizer.state_dict(),
+            "belongs_to": self._belongs_to,
+        }
+        write_atomically(self.path, lambda path: torch.save(state, path))
+
+    def restore(self, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> int:
+        """Load the checkpoint into parameters and optimiser and return its step; 0 without one.
+
+        Raises:
+            ValueError: If it is damaged, or was made with other settings or another text.
+        """
+        if not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            belongs_to, step, saved = state["belongs_to"], state["step"], state["parameters"]
+            optimizer_state = state["optimizer"]
+            shapes = [tuple(tensor.shape) for tensor in saved]
+        # A damaged file fails in whatever part of its format breaks first.
+        except Exception as error:
+            raise ValueError(
+                f"the checkpoint {str(self.path)!r} is damaged ({type(error).__name__}); delete it "
+                "and train again"
+            ) from error
+        for name, value in self._belongs_to.items():
+            if belongs_to.get(name) != value:
+                what = "another text" if name == "text" else f"{name}={belongs_to.get(name)!r}"
+                asked = "" if name == "text" else f", not {value!r}"
+                raise ValueError(
+                    f"the checkpoint {str(self.path)!r} was made with {what}{asked}; continue with "
+                    "what it was made with, or give another folder"
+                )
+        if shapes != [tuple(parameter.shape) for parameter in parameters]:
+            raise ValueError(
+                f"the checkpoint {str(self.path)!r} belongs to a model of another size; give "
+                "another folder"
+            )
+        with torch.no_grad():
+            for parameter, tensor in zip(parameters, saved, strict=True):
+                parameter.copy_(tensor)
+        optimizer.load_state_dict(optimizer_state)
+        return int(step)
+
+    def require_none(self) -> None:
+        """Refuse to replace the checkpoint of an earlier training.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if self.path.exists():
+            raise ValueError(
+                f"there is a checkpoint {str(self.path)!r} already; resume from it, delete it, or "
+                "give another folder"
+            )
+
+
+@contextmanager
+def progress_bar(steps: int, segments: tuple[str, ...]) -> Iterator[Report]:
+    """Show a bar with the loss of every layer and yield what is to be called after each step."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.text import Text
+
+    bar = Progress(
+        "training",
+        BarColumn(),
+        MofNCompleteColumn(),
+        "{task.fields[speed]}",
+        TimeRemainingColumn(),
+        auto_refresh=False,
+    )
+    task = bar.add_task("", total=steps, speed="")
+    console = Console(stderr=True)
+    with Live(bar, console=console, refresh_per_second=4) as live:
+
+        def show(report: StepReport) -> None:
+            bar.update(task, completed=report.step, speed=f"{report.tokens_per_second:,.0f} tok/s")
+            listed = "  ".join(
+                f"{segment} {loss:.3f}"
+                for segment, loss in zip(segments, report.losses, strict=True)
+            )
+            live.update(Group(bar, Text(f"KL in nats: {listed}")))
+
+        yield show
+    if not console.is_terminal:
+        console.print()
 
 
 def _require_enough(adapter: ModelAdapter, sequences: Tensor) -> None:

@@ -106,6 +106,6 @@ class Translators:
     @classmethod
     def load(cls, name_or_path: str | Path, *, revision: str | None = None) -> Translators:
         """Read a lens; see `iglens_tl.tuning.load_translators`."""
-        from iglens_tl.tuning.storage import load_translators
+        from iglens_tl.tuning.hub import load_translators
 
         return load_translators(name_or_path, revision=revision)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from iglens_tl.results.contributors import sum_by_layer
 from iglens_tl.results.data import LensData, Provenance
 from iglens_tl.results.frames import summary_columns, wide_frame
-from iglens_tl.results.patching import PatchingData
+from iglens_tl.results.patching import PatchingResult
 from iglens_tl.results.segments import layer_label
 from iglens_tl.views.html import render
 from iglens_tl.views.provenance import hide_folders, model_name
@@ -84,7 +84,7 @@ def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) ->
     return _render(f"{len(results)} lenses, {model_name(first.provenance)}", tables, notes)
 
 
-def patching_table(data: PatchingData) -> str:
+def patching_table(data: PatchingResult) -> str:
     """Return activation patching as HTML: layers downwards, what a patch recovers as tint."""
     what = "recovered" if data.direction == "denoising" else "lost"
     limit = max(1.0, float(np.abs(data.recovered).max()))
@@ -150,8 +150,7 @@ def skip_curves_table(
             for kind, of_kind in means.items()
         ]
         of_order = areas.loc[areas["order"] == order, columns].mean().tolist()
-        numbers = [_Cell("–" if np.isnan(number) else f"{number:.4g}") for number in of_order]
-        rows.append(_Row(order, [*lines, *numbers]))
+        rows.append(_Row(order, [*lines, *(_Cell(_number(number)) for number in of_order)]))
     n_targets = len(next(iter(next(iter(curves.values())).values())))
     caption = (
         f"layers skipped in the order of their credits, in {unit}, mean over {n_targets} targets"
@@ -285,6 +284,11 @@ def _signed(value: float, limit: float) -> str:
 def _level(value: float, low: float, high: float) -> str:
     share = (value - low) / (high - low or 1)
     return f"rgba({_BLUE},{min(max(share, 0), 1) * _DARKEST:.2f})"
+
+
+def _number(number: float) -> str:
+    """Return a mean; what cancels exactly is 0 but for rounding."""
+    return "–" if np.isnan(number) else f"{round(number, 9) + 0.0:.4g}"
 
 
 def _short(token: str) -> str:

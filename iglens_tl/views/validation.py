@@ -72,7 +72,7 @@ def table_blocks(table: pd.DataFrame, nulls: tuple[str, ...]) -> list[dict[str, 
 
     Returns:
         For each table its `metrics` with their meanings, and its `rows` by effects: the `name` of
-        the credits, whether it `is_null`, a cell for each metric, and how many targets (`items`).
+        the credits, whether it `is_null`, a cell for each metric, and how many `targets`.
     """
     blocks: list[dict[str, Any]] = []
     for effects in dict.fromkeys(table["effects"]):
@@ -131,7 +131,7 @@ def _row(
             {"mean": mean, "interval": interval, "note": row["note"]}
             for row, mean, interval in shown
         ],
-        "items": max(row["items"] for row in by_metric.values()),
+        "targets": max(row["items"] for row in by_metric.values()),
     }
 
 

@@ -117,11 +117,11 @@ def test_options_reach_the_lens(run, toy_folder, toy):
     assert [target["token_id"] for target in content["targets"]] == [9, 30]
     model = content["provenance"]["model"]
     assert (model["backend"], model["dtype"]) == ("bridge", "float64")
-    sublayers = json.loads(run("--sublayers", "--format", "json").stdout)
+    sublayers = json.loads(run("--by", "sublayer", "--format", "json").stdout)
     assert sublayers["segments"][1:3] == ["L0.attn", "L0.mlp"]
     reference = run("--reference-compat", "--format", "json")
     assert json.loads(reference.stdout)["segments"] == ["L0", "L1", "L2"]
-    assert "note: reference_compat" in reference.stderr
+    assert "note: reference_ig_lens" in reference.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_path_that_cannot_be_written_leaves_nothing(run, tmp_path):
 def test_incomplete_credits_are_noted_on_stderr(run):
     outcome = run("--estimator", "riemann", "--n-steps", "1", "--baseline", "zero")
     assert outcome.exit_code == 0
-    assert "note: the credits of" in outcome.stderr
+    assert "warning: the credits of" in outcome.stderr
 
 
 def test_layer_lists_take_numbers_and_ranges():

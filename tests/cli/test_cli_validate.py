@@ -126,11 +126,11 @@ def test_few_prompts_are_said_in_words(call, n_lines):
 
 def test_a_run_resumes_from_its_folder(call, tmp_path):
     prompts, folder = tmp_path / "prompts.txt", tmp_path / "parts"
-    first = call(*QUICK, "--format", "csv", "--resume", str(folder), path=prompts)
+    first = call(*QUICK, "--format", "csv", "--folder", str(folder), path=prompts)
     assert first.exit_code == 0
-    again = call(*QUICK, "--format", "csv", "--resume", str(folder), path=prompts)
+    again = call(*QUICK, "--format", "csv", "--folder", str(folder), path=prompts)
     assert again.stdout == first.stdout
-    other = call(*QUICK, "--seed", "1", "--resume", str(folder), path=prompts)
+    other = call(*QUICK, "--seed", "1", "--folder", str(folder), path=prompts)
     assert "holds parts of a run with other settings (seed)" in error_of(other)
 
 
@@ -162,13 +162,13 @@ def test_bad_files_are_one_sentence_that_names_the_line(call, content, message):
         (["--interventions", ""], "interventions is empty"),
         (["--scope", "first"], "unknown scope 'first'"),
         (["--value", "odds"], "unknown value 'odds'"),
-        (["--draws", "1"], "n_draws must be an integer of at least 2"),
+        (["--n-draws", "1"], "n_draws must be an integer of at least 2"),
         (["--seed", "-1"], "seed must be an integer of at least 0"),
         (["--reference", "missing.txt"], "cannot read 'missing.txt'"),
         (["--out", "table.xlsx"], "must end in .csv, .parquet or .json"),
         (["--html", "page.png"], "must end in .html"),
         (["--out", "missing/table.csv"], "does not exist; create it first"),
-        (["--resume", __file__], "is a file; give a folder"),
+        (["--folder", __file__], "is a file; give a folder"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(call, arguments, message):

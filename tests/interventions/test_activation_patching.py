@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from iglens_tl import LogitDifference, load_model
-from iglens_tl.interventions import PatchingResult, activation_patching
+from iglens_tl.interventions import activation_patching
 from iglens_tl.models import NotApplicableError, adapt, patching
+from iglens_tl.results.patching import PatchingResult
 from tests.conftest import family
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED
 from tests.support.closeness import assert_close_to

@@ -94,7 +94,7 @@ def test_results_are_immutable_and_say_what_they_hold(denoised):
 
 @pytest.mark.parametrize("show", ["recovered", "value"])
 def test_the_map_has_a_cell_for_every_layer_and_position(denoised, show, tmp_path):
-    figure = denoised.heatmap(show=show)
+    figure = denoised.figure(show=show)
     numbers = denoised.recovered if show == "recovered" else denoised.values
     assert_identical(np.array(figure.data[0].z), numbers)
     labels = figure.layout.xaxis.ticktext
@@ -105,7 +105,7 @@ def test_the_map_has_a_cell_for_every_layer_and_position(denoised, show, tmp_pat
         assert scale.cmax >= 1
     else:
         assert scale.cmin is None
-        chances = replace(denoised, unit="probability").heatmap(show="value").layout.coloraxis
+        chances = replace(denoised, unit="probability").figure(show="value").layout.coloraxis
         assert (chances.cmin, chances.cmax) == (0, 1)
     assert write_html(figure, tmp_path / "map.html").stat().st_size > 1000
 
@@ -119,7 +119,7 @@ def test_tokens_cannot_be_markup_in_the_map(denoised):
 
 def test_an_unknown_map_is_an_error(denoised):
     with pytest.raises(ValueError, match="show must be one of recovered, value, got 'rank'"):
-        denoised.heatmap(show="rank")
+        denoised.figure(show="rank")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import torch
 
 from iglens_tl import ig_lens, logit_lens
 from iglens_tl.interventions import layer_effects, skip_curves
-from iglens_tl.interventions.skip_curves import SkipCurves
 from iglens_tl.models import adapt
+from iglens_tl.results.curves import SkipCurves
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.closeness import assert_close_to, assert_far_from
 from tests.support.native import native_bridge

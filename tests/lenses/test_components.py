@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from itertools import product
 
 import numpy as np
@@ -336,9 +334,3 @@ def test_unknown_and_contradictory_options_are_explained(toy):
         components(toy, TEXT, tolerance=0.0)
     with pytest.raises(ValueError, match="unknown baseline"):
         components(toy, TEXT, baseline="median")
-
-
-def test_the_example_in_the_documentation_is_right():
-    module = importlib.import_module("iglens_tl.lenses.decomposition.components")
-    failures, tried = doctest.testmod(module)
-    assert not failures and tried

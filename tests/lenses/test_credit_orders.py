@@ -8,9 +8,9 @@ from math import factorial
 import numpy as np
 import pytest
 import torch
-from iglens_tl.lenses.credit_orders import FROZEN_CHAINS, SHAPLEY_PATHS
 
 from iglens_tl import ig_lens, path_sensitivity
+from iglens_tl.lenses.ig import FROZEN_CHAINS, SHAPLEY_PATHS
 from iglens_tl.models import adapt
 from iglens_tl.readout import LogitDifference
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS

@@ -164,3 +164,21 @@ def test_heads_that_do_not_add_up_are_an_error(toy_folder):
     hook = ("blocks.1.hook_attn_out", lambda output, hook: output * 1.5 + 1)
     with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match="heads of layer 1 do not"):
         direct_logit_attribution(model, IDS, by="head")
+
+
+@pytest.mark.parametrize("by", ["sublayer", "head"])
+def test_what_a_hook_adds_to_the_stream_is_said_beside_the_error(toy, by):
+    def steer(state, hook):
+        return state + torch.linspace(-1, 1, state.shape[-1])
+
+    quiet = direct_logit_attribution(toy, IDS, by=by)
+    assert not [note for note in quiet.provenance.notes if "miss the logit" in note]
+    with toy.hooks(fwd_hooks=[("blocks.1.hook_resid_post", steer)]):
+        steered = direct_logit_attribution(toy, IDS, by=by)
+        whole = direct_logit_attribution(toy, IDS, by="layer")
+    missed = abs(steered.completeness_error).max()
+    assert missed > 0.05
+    note = next(note for note in steered.provenance.notes if "miss the logit" in note)
+    assert f"by up to {missed:.2g}" in note and f"by={by!r}" in note
+    assert abs(whole.completeness_error).max() < 1e-4
+    assert not [note for note in whole.provenance.notes if "miss the logit" in note]

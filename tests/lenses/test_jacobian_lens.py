@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import pickle
 import sys
 from pathlib import Path
@@ -206,9 +204,3 @@ def test_fitting_leaves_the_model_as_it_was(toy_folder):
         fit_jacobian_lens(model, TEXTS[:1], skip_first=1, layers=[1])
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
-
-
-def test_the_examples_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.jacobian"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import warnings
 
 import numpy as np
@@ -304,9 +302,3 @@ def test_captum_finds_the_same_conductances(toy_model):
             internal_batch_size=100,
         )
         np.testing.assert_allclose(ours.loc[f"L{layer}"], theirs[0].sum(-1).detach(), atol=1e-3)
-
-
-def test_the_examples_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.conductance"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import warnings
 
 import numpy as np
@@ -167,9 +165,3 @@ def test_captum_finds_the_same_integrated_gradients(toy_model):
         theirs = lens.attribute(states, baselines=baseline, n_steps=20)[0].sum(-1).detach()
         assert ours["read"].values[0, layer + 1] == pytest.approx(theirs[-1].item(), abs=1e-6)
         assert ours["all"].values[0, layer + 1] == pytest.approx(theirs.sum().item(), abs=1e-6)
-
-
-def test_the_examples_run():
-    outcome = doctest.testmod(importlib.import_module("iglens_tl.lenses.layer_ig"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import ig_lens, path_sensitivity
-from iglens_tl.lenses import PATHS, PathSensitivity
+from iglens_tl import PATHS, PathSensitivity, ig_lens, path_sensitivity
 from iglens_tl.models import adapt
 from tests.support.cases import IDS
 from tests.support.closeness import assert_close_to, assert_identical
@@ -134,3 +133,16 @@ def test_orders_without_any_change_have_no_rank_correlation(toy):
 def test_bad_paths_are_named_with_their_remedy(toy, paths, error, message):
     with pytest.raises(error, match=message):
         path_sensitivity(toy, IDS, paths=paths)
+
+
+def test_results_survive_their_file(toy, tmp_path):
+    sensitivity = path_sensitivity(toy, IDS, paths=["hidden_states", "reverse"])
+    path = sensitivity.save(tmp_path / "orders.json")
+    again = PathSensitivity.load(path)
+    pd.testing.assert_frame_equal(again.to_frame(), sensitivity.to_frame(), atol=1e-15)
+    assert repr(again) == repr(sensitivity)
+    with pytest.raises(ValueError, match=r"must end in \.json"):
+        sensitivity.save(tmp_path / "orders.csv")
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="holds no PathSensitivity of iglens_tl"):
+        PathSensitivity.load(path)

@@ -11,6 +11,7 @@ from torch import nn
 from iglens_tl import ig_lens, load_model
 from iglens_tl.models import adapt
 from tests.support.cases import HAS_HOOKED, IDS, loadable
+from tests.support.closeness import assert_identical
 from tests.support.families import D_VOCAB, FAMILIES, build_tokenizer
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -52,7 +53,8 @@ def test_a_hugging_face_model_is_measured_and_stays_as_it_was(name, tmp_path):
     np.testing.assert_allclose(final, own_probs(hf_model), atol=2e-6)
     after = hf_model.state_dict()
     assert list(after) == list(before)
-    assert all(torch.equal(after[key], value) for key, value in before.items())
+    for key, value in before.items():
+        assert_identical(after[key], value)
     hf_model.save_pretrained(tmp_path)
     again = type(hf_model).from_pretrained(tmp_path).eval()
     with torch.no_grad():

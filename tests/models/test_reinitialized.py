@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import inspect
-
 import pytest
 import torch
 
@@ -158,9 +155,3 @@ def test_seeds_that_are_none_are_errors(toy, seed):
 def test_anything_but_a_model_is_an_error():
     with pytest.raises(TypeError, match="must be a HookedTransformer or"), reinitialized("demo"):
         pytest.fail("the block must not begin")
-
-
-def test_the_example_of_the_docstring_runs():
-    outcome = doctest.testmod(inspect.getmodule(inspect.unwrap(reinitialized)))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iglens_tl.evaluation import agreement
 from iglens_tl.results.agreement import (
     monotonicity,
     pairwise_agreement,
@@ -53,19 +55,60 @@ def test_level_lenses_are_compared_by_their_differences_and_not_in_the_first_seg
     assert found["sign_agreement"].tolist() == [1]
 
 
-def test_intervals_hold_the_mean_and_shrink_with_more_targets():
+def of_prompts(results, prompts):
+    """Return results whose targets stand in several prompts."""
+    texts = (results[0].texts[0],) * (max(prompts) + 1)
+    return [
+        replace(
+            result,
+            texts=texts,
+            targets=tuple(
+                replace(target, prompt=prompt)
+                for target, prompt in zip(result.targets, prompts, strict=True)
+            ),
+        )
+        for result in results
+    ]
+
+
+def test_intervals_hold_the_mean_and_shrink_with_more_prompts():
     rng = np.random.default_rng(0)
     widths = []
     for n_targets in (20, 2000):
         left = rng.normal(size=(n_targets, 8))
-        row = pairwise_agreement(pair(left, left + rng.normal(size=left.shape))).iloc[0]
+        results = pair(left, left + rng.normal(size=left.shape))
+        row = pairwise_agreement(of_prompts(results, range(n_targets))).iloc[0]
         assert row["low"] < row["rank_correlation"] < row["high"]
-        assert row["targets"] == n_targets
+        assert row["targets"] == n_targets and row["note"] == ""
         widths.append(row["high"] - row["low"])
     assert widths[1] < widths[0] / 5
-    assert (
-        pairwise_agreement(pair([[1.0, 2.0]], [[1.0, 2.0]]))[["low", "high"]].isna().all(axis=None)
-    )
+
+
+def test_the_interval_is_over_prompts_as_in_agreement_because_targets_of_a_text_belong_together():
+    rng = np.random.default_rng(1)
+    left = rng.normal(size=(12, 6))
+    results = pair(left, left + rng.normal(size=left.shape))
+    alone = pairwise_agreement(results).iloc[0]
+    assert np.isnan([alone["low"], alone["high"]]).all() and alone["targets"] == 12
+    assert alone["note"] == "one prompt: no interval"
+    prompts = [0] * 7 + [1] * 3 + [2] * 2
+    row = pairwise_agreement(of_prompts(results, prompts)).iloc[0]
+    # All ways to draw three of the three prompts, each as probable as the others.
+    found = pairwise_agreement_by_target(results)["rank_correlation"].to_numpy()
+    of_prompt = [found[np.array(prompts) == prompt] for prompt in range(3)]
+    means = [
+        np.concatenate([of_prompt[prompt] for prompt in drawn]).mean()
+        for drawn in product(range(3), repeat=3)
+    ]
+    # One prompt three times comes up in 1 of 27 draws, which is more than 2.5 %.
+    np.testing.assert_allclose([row["low"], row["high"]], [min(means), max(means)], atol=1e-12)
+    assert row["note"] == "only 3 prompts: the interval is rough"
+    # Interventions are made in blocks only, so without "embed" it is the same comparison.
+    blocks = tuple(f"L{layer}" for layer in range(6))
+    first, second = (replace(result, segments=blocks) for result in of_prompts(results, prompts))
+    table = agreement(first, second)
+    same = table.set_index("metric").loc["spearman"]
+    assert same[["low", "high"]].tolist() == [row["low"], row["high"]]
 
 
 def test_a_level_that_turns_back_is_counted():

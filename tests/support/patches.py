@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from iglens_tl.interventions import PatchingResult, activation_patching
+from iglens_tl.interventions import activation_patching
+from iglens_tl.results.patching import PatchingResult
 from tests.support.cases import IDS
 
 CLEAN = IDS[:4]

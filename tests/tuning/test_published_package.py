@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from iglens_tl import Translators, tuned_lens
 from iglens_tl.models import adapt
 from iglens_tl.tuning import TrainSettings
-from iglens_tl.tuning.identity import unembed_hash
+from iglens_tl.tuning.evaluation import unembed_hash
 from iglens_tl.tuning.training import Trainer
 from tests.support.cases import IDS
 from tests.support.closeness import assert_identical

@@ -13,7 +13,7 @@ from iglens_tl import Translators, load_model, tuned_lens
 from iglens_tl.models import adapt
 from iglens_tl.models.loading import DEMO_FOLDER
 from iglens_tl.tuning import check_translators, evaluate_tuned_lens, resolve_translators
-from iglens_tl.tuning.lookup import DEMO_LENS
+from iglens_tl.tuning.hub import DEMO_LENS
 from tests.support.cases import HAS_HOOKED
 
 

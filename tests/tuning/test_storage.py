@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from iglens_tl.tuning import Translators, load_translators, save_translators
-from iglens_tl.tuning.layouts import from_state, to_state
+from iglens_tl.tuning.storage import from_state, to_state
 from tests.support.closeness import assert_identical
 
 

@@ -16,9 +16,8 @@ from iglens_tl.tuning import (
     TrainSettings,
     evaluate_tuned_lens,
 )
-from iglens_tl.tuning import reading as reading_module
-from iglens_tl.tuning.checkpoint import FILE
-from iglens_tl.tuning.training import Trainer
+from iglens_tl.tuning import sequences as sequences_module
+from iglens_tl.tuning.training import FILE, Trainer
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 from tests.support.divergence import plain_divergence
@@ -45,7 +44,7 @@ def test_gradients_of_a_step_are_those_of_the_mean_loss(
     """Also where tokens come in several forward passes and chunks."""
     model = toy_model(name)
     adapter = adapt(model)
-    monkeypatch.setattr(reading_module, "TOKENS_PER_PASS", 48)
+    monkeypatch.setattr(sequences_module, "TOKENS_PER_PASS", 48)
     batch = sequences[:8]
     trainer = Trainer(adapter, TrainSettings(bias=bias), batch)
     trainer.loss.chunk_rows = 20
@@ -135,7 +134,7 @@ def test_texts_of_different_length_give_what_each_gives_alone(toy, random_transl
     texts = [IDS, IDS[:4], IDS[::-1][:7]]
     translators = random_translators()
     together = evaluate_tuned_lens(toy, translators, texts, pack=False)
-    monkeypatch.setattr(reading_module, "TOKENS_PER_PASS", 1)
+    monkeypatch.setattr(sequences_module, "TOKENS_PER_PASS", 1)
     one_by_one = evaluate_tuned_lens(toy, translators, texts, pack=False)
     np.testing.assert_allclose(together, one_by_one, atol=1e-5)
     frames = [evaluate_tuned_lens(toy, translators, [text], pack=False) for text in texts]

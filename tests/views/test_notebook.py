@@ -37,7 +37,7 @@ class Table(HTMLParser):
             self.styles.append(named.get("style", ""))
 
     def handle_data(self, data):
-        if self.rows and self.rows[-1] and data.strip():
+        if self.rows and self.rows[-1] and data.strip() and self.tags[-1] != "caption":
             self.rows[-1][-1] += data
 
 

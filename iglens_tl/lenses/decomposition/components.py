@@ -21,7 +21,7 @@ from iglens_tl.arguments import Count
 from iglens_tl.lenses.assembly import assemble
 from iglens_tl.lenses.base import Lens, measure_prompt
 from iglens_tl.lenses.baselines import BaselineLike, check_baseline, resolve_baseline
-from iglens_tl.lenses.decomposition.credits import PartCredits, Slopes, follow_value
+from iglens_tl.lenses.decomposition.credits import ChordGradients, PartCredits, follow_value
 from iglens_tl.lenses.decomposition.directions import (
     Directions,
     DirectionsLike,
@@ -40,6 +40,7 @@ from iglens_tl.lenses.estimators import (
     Estimator,
     resolve_estimator,
     warn_if_incomplete,
+    warn_if_uncertain,
 )
 from iglens_tl.models.adapter import Model, ModelAdapter
 from iglens_tl.prompts import PromptLike, Tokens
@@ -53,6 +54,10 @@ else:  # anything may arrive here; it is answered with a readable error
     ComponentEstimator = Any
 
 COMPONENT_ESTIMATORS = ("gradient", "ps_ig", "idgi")
+
+_PARTS_BESIDE_SUM = 100
+"""What is accepted of the estimated error of single credits, beside that of their sum: it is a
+bound, which rounding alone may bring to a hundred times the error that the sum shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +158,18 @@ class Components(Lens):
         table = credit_table(credits, keep=self.keep, negligible=tolerance / 10)
         final = slopes.end[:, -1]
         baseline = slopes.means.mean(1) if estimator.name == "ps_ig" else slopes.start[:, 0]
-        error = table.values.sum(1) - (final - baseline)
-        scale = max(1.0, slopes.changes.abs().max().item())
+        scale = slopes.changes.abs().amax((1, 2)).clamp_min(1.0)
+        from_zero = not bool(points[0].states.any())
+        missing = table.values.sum(1) - (final - baseline)
+        accepted = 10 * tolerance * scale
         warn_if_incomplete(
-            estimator,
-            error,
-            10 * tolerance * scale,
-            from_zero=not bool(points[0].states.any()),
-            advice="raise n_steps",
+            estimator, missing, accepted, from_zero=from_zero, advice="raise n_steps"
         )
+        errors = credits.errors()
+        if errors is not None:
+            warn_if_uncertain(estimator, errors, _PARTS_BESIDE_SUM * accepted)
         n_layers = trace.adapter.n_layers
-        return assemble(
+        result = assemble(
             trace,
             lens=self,
             unit=value.unit,
@@ -184,6 +190,10 @@ class Components(Lens):
                 "keep": self.keep if self.by in ("neuron", "direction") else None,
             },
         )
+        if errors is None:
+            return result
+        of_segments = errors[:, None].expand_as(table.values).contiguous()
+        return replace(result, statistics={"credit_error": of_segments.numpy()})
 
     def _rule(self) -> Estimator:
         return resolve_estimator(self.estimator, n_steps=self.n_steps, tolerance=self.tolerance)
@@ -196,7 +206,7 @@ class Components(Lens):
     def _levels(
         self,
         n_layers: int,
-        slopes: Slopes,
+        slopes: ChordGradients,
         values: Float[Tensor, "target segment"],
         steps: list[int],
         baseline: Float[Tensor, " target"],

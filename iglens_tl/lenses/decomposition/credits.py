@@ -25,10 +25,12 @@ from iglens_tl.readout import (
 )
 
 _SHARE_ENTRIES = 2**23
+_DIRECTIONS, _MANY_PARTS = 4, 16
+_SAFETY = 2.0
 
 
 @dataclass(frozen=True)
-class Slopes:
+class ChordGradients:
     """What moves the value along the chords of all targets.
 
     Attributes:
@@ -37,8 +39,8 @@ class Slopes:
         means: `[target, chord]`, the mean of the value along it.
         gradients: `[target, chord, step, d_model]`, the integral of the gradient over each step.
         changes: `[target, chord, step]`, the change of the value over each step.
-        errors: `[target, chord]`, an estimate of the error of the credit of a part as long as the
-            chord; see `ChordIntegrals`. None for "idgi", whose steps are its definition.
+        errors: `[target, chord]`, an estimate of the length of the error of the gradients; None for
+            "idgi", whose steps are its definition.
     """
 
     start: Float[Tensor, "target chord"]
@@ -55,7 +57,7 @@ def follow_value(
     token_ids: Int[Tensor, " target"],
     value: Value,
     estimator: Estimator,
-) -> Slopes:
+) -> ChordGradients:
     """Integrate the gradient along every chord of every target's path.
 
     Under "idgi" every chord is cut into `n_steps` steps with one node each, otherwise it is one
@@ -83,13 +85,15 @@ def follow_value(
             found = _integrate(readout, value, chords, n_chords, estimator)
         parts.append(_by_step(found, len(targets), n_chords))
     fields = zip(*(vars(part).values() for part in parts), strict=True)
-    return Slopes(*(torch.cat(field) for field in fields))
+    return ChordGradients(*(torch.cat(field) if field[0] is not None else None for field in fields))
 
 
 class PartCredits:
     """The credits of the parts of groups, for a few targets at a time."""
 
-    def __init__(self, groups: Sequence[Group], slopes: Slopes, estimator: Estimator) -> None:
+    def __init__(
+        self, groups: Sequence[Group], slopes: ChordGradients, estimator: Estimator
+    ) -> None:
         self.slopes, self.estimator = slopes, estimator
         # Parts of one chord stand together, because they may compete for its change.
         self.chords: dict[int, list[Group]] = {}
@@ -102,34 +106,65 @@ class PartCredits:
         The credits of a group are those of its parts, `[target, part]` each in its order, and
         `[target, 1]` of what they leave.
         """
-        n_targets = len(self.slopes.start)
+        for chord, targets in self._batches(self.slopes.changes.shape[2]):
+            yield targets, self._of_chord(chord, targets)
+
+    def errors(self) -> Float[Tensor, " target"] | None:
+        """Estimate the largest error of a target's credits; None where the slopes have none.
+
+        It is the length of the gradient's error times that of the longest part. The mean square of
+        a vector's products with random directions is the square of its length, and of many parts
+        the longest is found by one direction as well.
+        """
+        if self.slopes.errors is None:
+            return None
+        generator = torch.Generator().manual_seed(0)
+        like = self.slopes.gradients
+        largest = like.new_zeros(len(like), dtype=torch.float64)
+        for chord, targets in self._batches(_DIRECTIONS):
+            n_parts = sum(len(part.labels) for g in self.chords[chord] for part in g.parts)
+            number = _DIRECTIONS if n_parts < _MANY_PARTS else 1
+            directions = torch.randn(number, like.shape[3], generator=generator).to(like)
+            repeated = directions.expand(len(targets), -1, -1)
+            for products in itertools.chain.from_iterable(self._shares(chord, targets, repeated)):
+                lengths = products.square().mean(1).sqrt().amax(1)
+                errors = _SAFETY * lengths * self.slopes.errors[targets, chord].to(lengths)
+                largest[targets] = torch.maximum(largest[targets], errors.to(largest))
+        return largest.cpu()
+
+    def _batches(self, n_gradients: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield every chord with a few targets at a time."""
         for chord, groups in self.chords.items():
             width = sum(len(part.labels) for group in groups for part in group.parts)
-            n_steps = self.slopes.changes.shape[2]
-            size = max(1, _SHARE_ENTRIES // ((width + 1) * n_steps))
-            for targets in torch.arange(n_targets).split(size):
-                yield targets, self._of_chord(chord, groups, targets)
+            size = max(1, _SHARE_ENTRIES // ((width + 1) * n_gradients))
+            for targets in torch.arange(len(self.slopes.start)).split(size):
+                yield chord, targets
 
-    def _of_chord(
-        self, chord: int, groups: list[Group], targets: Tensor
-    ) -> list[tuple[Group, list[Tensor]]]:
+    def _of_chord(self, chord: int, targets: Tensor) -> list[tuple[Group, list[Tensor]]]:
         gradients = self.slopes.gradients[targets, chord]
-        n_steps = gradients.shape[1]
-        repeated = targets.repeat_interleave(n_steps)
-        shares = []
-        for group in groups:
-            own = [part.shares(gradients.flatten(0, 1), repeated) for part in group.parts]
-            whole = group.whole.shares(gradients.flatten(0, 1), repeated)
-            for share in list(own):
-                whole = whole - share.sum(1, keepdim=True)
-            own.append(whole)
-            shares.append([share.view(len(targets), n_steps, -1) for share in own])
+        shares = self._shares(chord, targets, gradients)
         if self.estimator.name == "idgi":
             shares = _by_squares(shares, self.slopes.changes[targets, chord].to(gradients.device))
         return [
             (group, [share.sum(1).cpu() for share in own])
-            for group, own in zip(groups, shares, strict=True)
+            for group, own in zip(self.chords[chord], shares, strict=True)
         ]
+
+    def _shares(
+        self, chord: int, targets: Tensor, vectors: Float[Tensor, "target vector d_model"]
+    ) -> list[list[Tensor]]:
+        """Return each group's products with vectors, `[target, vector, part]`, the rest's last."""
+        n_vectors = vectors.shape[1]
+        repeated = targets.repeat_interleave(n_vectors)
+        shares = []
+        for group in self.chords[chord]:
+            own = [part.shares(vectors.flatten(0, 1), repeated) for part in group.parts]
+            whole = group.whole.shares(vectors.flatten(0, 1), repeated)
+            for share in list(own):
+                whole = whole - share.sum(1, keepdim=True)
+            own.append(whole)
+            shares.append([share.view(len(targets), n_vectors, -1) for share in own])
+        return shares
 
 
 def _by_squares(shares: list[list[Tensor]], changes: Tensor) -> list[list[Tensor]]:
@@ -178,15 +213,16 @@ def _cut(chords: Chords, n_steps: int) -> Chords:
     )
 
 
-def _by_step(found: ChordIntegrals, n_targets: int, n_chords: int) -> Slopes:
+def _by_step(found: ChordIntegrals, n_targets: int, n_chords: int) -> ChordGradients:
     assert found.gradients is not None
     start, end, means = (
         field.view(n_targets, n_chords, -1) for field in (found.start, found.end, found.means)
     )
-    return Slopes(
+    return ChordGradients(
         start=start[:, :, 0],
         end=end[:, :, -1],
         means=means.mean(2),
         gradients=found.gradients.view(*start.shape, -1),
         changes=end - start,
+        errors=None if found.errors is None else found.errors.view(n_targets, n_chords),
     )

@@ -66,6 +66,8 @@ def value_coalitions(
         states_of: Gives the last states of some coalitions.
         target_rows: The row of these states at which each target is read.
     """
+    if not len(coalitions):  # between nobody and a single player stands no other coalition
+        return torch.empty(len(targets), 0, dtype=torch.float64)
     readout = trace.adapter.readout
     n_rows = int(target_rows.max()) + 1
     size = max(1, STATE_BYTES // (n_rows * readout.d_model * readout.dtype.itemsize))

@@ -80,9 +80,9 @@ def agreement_figure(
                 )
     names = list(map(show_label, credits))
     figure.update_yaxes(label_axis(names, range=[len(credits) - 0.5, -0.5], showgrid=True))
-    figure.update_xaxes(
-        zeroline=True, zerolinecolor=PALE, matches="x", title_text=show_label(metric)
-    )
+    figure.update_xaxes(zeroline=True, zerolinecolor=PALE, title_text=show_label(metric))
+    for column in range(2, len(panels) + 1):
+        figure.update_xaxes(matches="x", row=1, col=column)
     items = int(chosen["items"].max())
     figure.update_layout(
         PAPER,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from iglens_tl.results.patching import DIRECTIONS, PatchingData
+from iglens_tl.results.patching import DIRECTIONS, PatchingResult
 from iglens_tl.results.segments import layer_label
 from iglens_tl.views.figures.style import PAPER, label_axis, level_scale, signed_scale
 from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import shorten, show_label, show_token
 
 _MAX_LABEL = 14
+# Room for the sentence below the title.
+_MIN_WIDTH = 840
 
 
 def patching_heatmap(
-    data: PatchingData, *, show: str = "recovered", title: str | None = None
+    data: PatchingResult, *, show: str = "recovered", title: str | None = None
 ) -> go.Figure:
     """Draw what patching each place does: positions from left to right, layers upwards.
 
@@ -61,7 +63,7 @@ def patching_heatmap(
             "text": show_token(title or heading),
             "subtitle": {"text": _subtitle(data)},
         },
-        width=max(640, 220 + 62 * n_positions),
+        width=max(_MIN_WIDTH, 220 + 62 * n_positions),
         height=max(340, 240 + 26 * n_layers),
         margin={"l": 70, "r": 30, "t": 90, "b": 120},
         coloraxis={
@@ -76,7 +78,7 @@ def patching_heatmap(
     return figure
 
 
-def _subtitle(data: PatchingData) -> str:
+def _subtitle(data: PatchingResult) -> str:
     answer = show_token(data.target.token)
     return (
         f"{answer}: {data.unit} {data.clean_value:.3g} clean, {data.corrupted_value:.3g} "
@@ -84,20 +86,20 @@ def _subtitle(data: PatchingData) -> str:
     )
 
 
-def _what(data: PatchingData, show: str) -> str:
+def _what(data: PatchingResult, show: str) -> str:
     if show == "value":
         return data.unit
     return "recovered" if data.direction == "denoising" else "lost"
 
 
-def _colors(data: PatchingData, numbers: np.ndarray, show: str) -> dict[str, object]:
+def _colors(data: PatchingResult, numbers: np.ndarray, show: str) -> dict[str, object]:
     if show == "value":
         return level_scale(data.unit)
     # A fraction that is small everywhere is to look small.
     return signed_scale([numbers, np.ones(1)])
 
 
-def _tokens(data: PatchingData, position: int) -> str:
+def _tokens(data: PatchingResult, position: int) -> str:
     clean, corrupted = data.clean, data.corrupted
     token = shorten(clean.tokens[position], _MAX_LABEL)
     if clean.ids[position] == corrupted.ids[position]:
@@ -105,7 +107,7 @@ def _tokens(data: PatchingData, position: int) -> str:
     return f"{token} | {shorten(corrupted.tokens[position], _MAX_LABEL)}"
 
 
-def _hover(data: PatchingData, layer: int, position: int) -> str:
+def _hover(data: PatchingResult, layer: int, position: int) -> str:
     lines = [
         f"<b>{_tokens(data, position)}</b>",
         f"position {position}, {data.site} of <b>{layer_label(layer)}</b> replaced",

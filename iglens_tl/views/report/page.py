@@ -20,15 +20,9 @@ MAX_BYTES = 6_000_000
 # In this order; each may use what stands before it.
 _SCRIPTS = ("data", "words", "colours", "tip", "text", "map", "plots", "tables", "heads", "report")
 _MAX_TITLE = 80
-# What a page has, and what it says is missing; the first that is small enough is written.
-_DETAILS: tuple[tuple[dict[str, bool], tuple[str, ...]], ...] = (
-    ({}, ()),
-    ({"with_statistics": False}, ("Entropies are left out to keep this page small.",)),
-    (
-        {"with_statistics": False, "with_top": False},
-        ("Entropies and most probable tokens are left out to keep this page small.",),
-    ),
-)
+# What a text that is too long loses, in this order.
+_ENTROPIES, _TOP, _HEADS = "entropies", "most probable tokens", "heads"
+_LEFT_OUT = (_ENTROPIES, _TOP, _HEADS)
 
 
 def write_report(
@@ -43,8 +37,8 @@ def write_report(
 ) -> Path:
     """Write one self-contained page about one text, below 6 MB.
 
-    A text that is too long for all of it loses the entropies first, then the most probable tokens;
-    the page says so.
+    A text that is too long for all of it loses the entropies first, then the most probable tokens,
+    then the heads; the page says so.
 
     Args:
         results: Results for the same targets; a lens may come once for every value.
@@ -63,11 +57,20 @@ def write_report(
         raise ValueError(f"{str(path)!r} must end in .html")
     said = [*notes, *(f"{shown_name(lens)} is left out: {why}" for lens, why in skipped.items())]
     size = 0
-    for details, missing in _DETAILS:
+    for n_missing in range(len(_LEFT_OUT) + 1):
+        missing = _LEFT_OUT[:n_missing]
+        sentence = f"Left out to keep this page small: {', '.join(missing)}."
+        shown_heads = None if _HEADS in missing else heads
         content = report_content(
-            results, heads=heads, why_no_heads=why_no_heads, prompt=prompt, **details
+            results,
+            heads=shown_heads,
+            why_no_heads=why_no_heads if shown_heads is heads else sentence,
+            prompt=prompt,
+            with_top=_TOP not in missing,
+            with_statistics=_ENTROPIES not in missing,
         )
-        page = _render(content, _about(results, heads, content, [*said, *missing]))
+        notes_of_page = [*said, *([sentence] if missing else [])]
+        page = _render(content, _about(results, shown_heads, content, notes_of_page))
         size = len(page)
         if size < MAX_BYTES:
             return write_page(page, path)

@@ -111,22 +111,30 @@ def test_a_model_in_a_folder_is_called_by_the_folders_name(tmp_path):
     assert "/data" not in text.split("<style>")[0] + text.split("</style>")[1].split("<script")[0]
 
 
-def test_a_page_that_is_too_large_loses_entropies_then_tokens_and_says_so(tmp_path, monkeypatch):
-    results, path = make_lenses(tokens=tuple(f"t{i}" for i in range(40))), tmp_path / "report.html"
-    whole = write_report(results, path).stat().st_size
-    monkeypatch.setattr(page, "MAX_BYTES", whole)
-    smaller = write_report(results, path).read_text(encoding="utf-8")
-    assert "Entropies are left out" in smaller
-    assert not any(lens["statistics"] for lens in data_of(smaller)["lenses"])
-    assert any("top" in lens for lens in data_of(smaller)["lenses"])
-    monkeypatch.setattr(page, "MAX_BYTES", len(smaller.encode()))
-    smallest = write_report(results, path).read_text(encoding="utf-8")
-    assert "Entropies and most probable tokens are left out" in smallest
-    assert not any("top" in lens for lens in data_of(smallest)["lenses"])
+def test_a_page_that_is_too_large_loses_entropies_then_tokens_then_heads(tmp_path, monkeypatch):
+    tokens, path = tuple(f"t{i}" for i in range(40)), tmp_path / "report.html"
+    results, heads = make_lenses(tokens=tokens), make_heads(tokens)
+    text = write_report(results, path, heads=heads).read_text(encoding="utf-8")
+    assert "Left out" not in text
+    found = []
+    for missing in ("entropies.", "entropies, most probable tokens.", "tokens, heads."):
+        monkeypatch.setattr(page, "MAX_BYTES", len(text.encode()))
+        text = write_report(results, path, heads=heads).read_text(encoding="utf-8")
+        assert "Left out to keep this page small: entropies" in text and missing in text
+        data = data_of(text)
+        found.append(
+            (
+                any(lens["statistics"] for lens in data["lenses"]),
+                any("top" in lens for lens in data["lenses"]),
+                data["heads"] is not None,
+            )
+        )
+    assert found == [(False, True, True), (False, False, True), (False, False, False)]
+    assert data["why_no_heads"].endswith("most probable tokens, heads.")
     before = path.read_bytes()
     monkeypatch.setattr(page, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match=r"the page would have 1.\d MB, .*report fewer tokens"):
-        write_report(results, path)
+        write_report(results, path, heads=heads)
     assert path.read_bytes() == before
 
 

@@ -1,8 +1,8 @@
-"""Texts to token sequences."""
+"""Make token sequences of texts, and run a model over them in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.capture import capture
 
 PUBLISHED_SEQ_LEN = 2048
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     TextsOrIds: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]] | Tensor
 else:  # anything may arrive here; it is answered with a readable error
     TextsOrIds = Any
+
+TOKENS_PER_PASS = 4096
+"""How many tokens share a forward pass, and are held with all their states, at most; one sequence
+at least."""
 
 
 def pack_texts(
@@ -76,6 +81,62 @@ def pack_texts(
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=NO_TOKEN)
 
 
+def encode_texts(adapter: ModelAdapter, texts: list[str]) -> list[list[int]]:
+    """Tokenise texts, each with its special tokens.
+
+    Raises:
+        ValueError: For a model without a tokenizer.
+    """
+    tokenizer = adapter.tokenizer
+    if tokenizer is None:
+        raise ValueError(f"{adapter.name} has no tokenizer, so give token ids in place of texts")
+    texts = [text for text in texts if text]
+    if not texts:
+        return []
+    wants_bos = getattr(adapter.model.cfg, "default_prepend_bos", True)
+    bos = [tokenizer.bos_token_id] if wants_bos and tokenizer.bos_token_id is not None else []
+    eos = [] if tokenizer.eos_token_id in (None, *bos) else [tokenizer.eos_token_id]
+    # `verbose` would warn that a whole text is longer than the model's context.
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return [[*bos, *ids, *eos] for ids in encoded]
+
+
+def lens_sites(adapter: ModelAdapter) -> list[str]:
+    """Return the hooks of the states: the inputs of all blocks, then the output of the last."""
+    posts = [adapter.post_site(layer) for layer in range(adapter.n_layers)]
+    return [adapter.embed_site, *posts]
+
+
+def lens_segments(adapter: ModelAdapter) -> tuple[str, ...]:
+    """Return the segments at whose ends those states are."""
+    return ("embed", *(f"L{layer}" for layer in range(adapter.n_layers)))
+
+
+def state_batches(
+    adapter: ModelAdapter, sequences: Int[Tensor, "batch pos"]
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Run the model over sequences and yield ids and states of some at a time.
+
+    Yields:
+        Token ids `[batch, pos]` and by hook the states `[row, d_model]` of all their tokens, in the
+        readout's precision and on its device.
+    """
+    device, dtype = adapter.readout.device, adapter.readout.dtype
+    for batch in sequences.split(max(1, TOKENS_PER_PASS // sequences.shape[1])):
+        present = batch != NO_TOKEN
+        batch = batch[:, : int(present.sum(1).max())]
+        present = present[:, : batch.shape[1]].flatten()
+        rows = present.nonzero().squeeze(-1)
+
+        def keep(activation: Tensor, rows: Tensor = rows) -> Tensor:
+            # A copy, because later blocks may write into what they were given.
+            return activation.flatten(0, 1)[rows.to(activation.device)].to(device, dtype)
+
+        readers: dict[str, Callable[[Tensor], Tensor]] = dict.fromkeys(lens_sites(adapter), keep)
+        # Whatever stands behind the end of a sequence is seen by no token of it.
+        yield batch, capture(adapter, batch.clamp_min(0), readers)
+
+
 def _given(adapter: ModelAdapter, sequences: Tensor) -> Tensor:
     if sequences.ndim != 2 or sequences.dtype.is_floating_point or not sequences.numel():
         raise TypeError(
@@ -123,23 +184,3 @@ def _documents(adapter: ModelAdapter, texts_or_ids: TextsOrIds) -> list[list[int
                 f"{type(document).__name__} {document!r:.60}"
             )
     return [[int(token) for token in document] for document in documents if len(document)]
-
-
-def encode_texts(adapter: ModelAdapter, texts: list[str]) -> list[list[int]]:
-    """Tokenise texts, each with its special tokens.
-
-    Raises:
-        ValueError: For a model without a tokenizer.
-    """
-    tokenizer = adapter.tokenizer
-    if tokenizer is None:
-        raise ValueError(f"{adapter.name} has no tokenizer, so give token ids in place of texts")
-    texts = [text for text in texts if text]
-    if not texts:
-        return []
-    wants_bos = getattr(adapter.model.cfg, "default_prepend_bos", True)
-    bos = [tokenizer.bos_token_id] if wants_bos and tokenizer.bos_token_id is not None else []
-    eos = [] if tokenizer.eos_token_id in (None, *bos) else [tokenizer.eos_token_id]
-    # `verbose` would warn that a whole text is longer than the model's context.
-    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [[*bos, *ids, *eos] for ids in encoded]

@@ -1,0 +1,1 @@
+"""Decomposition: the credits of layers split over the parts of their updates."""

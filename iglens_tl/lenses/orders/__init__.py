@@ -1,0 +1,1 @@
+"""Credit orders: who is credited first, and who is recomputed."""
