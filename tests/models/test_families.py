@@ -17,6 +17,7 @@ from iglens_tl import components, ig_lens, load_model
 from iglens_tl.models import NotApplicableError, adapt, capture
 from tests.support.cases import HAS_HOOKED, IDS, TL_VERSION
 from tests.support.families import FAMILIES, Family, write_folder
+from tests.support.family_table import family_table
 from tests.support.further_families import FURTHER_FAMILIES, REFUSED_FAMILIES
 
 MAJOR = TL_VERSION.split(".")[0]
@@ -147,3 +148,11 @@ def test_names_are_short_and_paths_stay_in_the_adapter(folder_of, load):
     adapter = adapt(load(family, "bridge"))
     assert (adapter.name, adapter.path) == (family.name, str(folder_of(family)))
     assert str(folder_of(family).parent) not in str(ig_lens(adapter, IDS).provenance)
+
+
+def test_the_table_names_every_family_and_where_it_loads():
+    table = family_table()
+    assert "| `LlamaForCausalLM` | yes | yes | yes | yes | yes |\n" in table
+    assert "| `CohereForCausalLM` | no | no | yes | yes | yes |\n" in table
+    for family in (*FAMILIES, *FURTHER_FAMILIES):
+        assert f"`{family.architecture}`" in table

@@ -165,8 +165,13 @@ FAMILIES = (
         },
         hooked=False,
     ),
-    Family("mixtral", "MixtralForCausalLM", LLAMA_LIKE | _MOE | {"num_local_experts": 4}),
-    Family("olmoe", "OlmoeForCausalLM", LLAMA_LIKE | _MOE | {"num_experts": 4}),
+    Family(
+        "mixtral",
+        "MixtralForCausalLM",
+        LLAMA_LIKE | _MOE | {"num_local_experts": 4},
+        splits=("head",),
+    ),
+    Family("olmoe", "OlmoeForCausalLM", LLAMA_LIKE | _MOE | {"num_experts": 4}, splits=("head",)),
     Family(
         "falcon",
         "FalconForCausalLM",

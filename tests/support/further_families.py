@@ -311,18 +311,18 @@ REFUSED_FAMILIES = (
     ),
     (
         _bridge("opt_post_norm", "OPTForCausalLM", _OPT_LIKE | {"do_layer_norm_before": False}),
-        "cannot",
+        "is not supported",
     ),
     (_bridge("openai_gpt", "OpenAIGPTLMHeadModel", _GPT2_LIKE), "differ from Hugging Face's"),
     (_bridge("hrm_text", "HrmTextForCausalLM", LLAMA_LIKE), "no hook blocks.0.hook_resid_pre"),
-    (_bridge("bart", "BartForCausalLM", _BART_LIKE), "cannot"),
+    (_bridge("bart", "BartForCausalLM", _BART_LIKE), "is not supported"),
     (_bridge("helium", "HeliumForCausalLM", _LLAMA_HEADS), _UNKNOWN),
     (_bridge("persimmon", "PersimmonForCausalLM", LLAMA_LIKE), _UNKNOWN),
     (_bridge("phimoe", "PhimoeForCausalLM", LLAMA_LIKE | {"num_local_experts": 4}), _UNKNOWN),
     # Variants of families that load, which TransformerLens trips over.
     (
         _bridge("gpt_neox_no_bias", "GPTNeoXForCausalLM", LLAMA_LIKE | {"attention_bias": False}),
-        "cannot",
+        "is not supported",
     ),
     (
         _bridge(
@@ -330,9 +330,12 @@ REFUSED_FAMILIES = (
             "FalconForCausalLM",
             _FALCON_LIKE | {"num_kv_heads": 2, "new_decoder_architecture": True},
         ),
-        "cannot",
+        "is not supported",
     ),
-    (_bridge("phi_qk_norm", "PhiForCausalLM", LLAMA_LIKE | {"qk_layernorm": True}), "cannot"),
+    (
+        _bridge("phi_qk_norm", "PhiForCausalLM", LLAMA_LIKE | {"qk_layernorm": True}),
+        "is not supported",
+    ),
     (
         _bridge(
             "granite_hybrid",
@@ -342,7 +345,7 @@ REFUSED_FAMILIES = (
             | {"layer_types": ["mamba", "attention", "mamba"], "mamba_n_heads": 8}
             | {"mamba_d_head": 8, "mamba_d_state": 8},
         ),
-        "cannot",
+        "is not supported",
     ),
 )
 """Families that are refused, each with words of the sentence that says why."""
