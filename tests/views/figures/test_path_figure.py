@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from iglens_tl.views.figures import path_sensitivity_figure
+from tests.support.closeness import assert_close_to
 from tests.support.results import HOSTILE, make_result
 
 
@@ -24,9 +25,9 @@ def results():
 def test_the_map_has_a_row_for_every_order_and_sums_sublayers(results):
     figure = path_sensitivity_figure(results, target=1)
     [cells] = [trace for trace in figure.data if trace.type == "heatmap"]
-    np.testing.assert_allclose(cells.z[0], results["hidden_states"].values[1])
-    np.testing.assert_allclose(cells.z[1], results["reverse"].values[1])
-    np.testing.assert_allclose(cells.z[2], [0.1, 0.2, 0.2, 0.2])
+    assert_close_to(cells.z[0], results["hidden_states"].values[1])
+    assert_close_to(cells.z[1], results["reverse"].values[1])
+    assert_close_to(cells.z[2], [0.1, 0.2, 0.2, 0.2])
     assert figure.layout.yaxis.ticktext == ("hidden_states", "reverse", "sublayers")
     axis = figure.layout.coloraxis
     assert axis.cmax == -axis.cmin == np.abs(np.array(cells.z)).max()
@@ -37,12 +38,12 @@ def test_the_bars_span_the_range_of_every_layer_and_the_marks_stand_in_it(result
     [bars] = [trace for trace in figure.data if trace.type == "bar"]
     [cells] = [trace for trace in figure.data if trace.type == "heatmap"]
     credits = np.array(cells.z)
-    np.testing.assert_allclose(bars.base, credits.min(0))
-    np.testing.assert_allclose(np.add(bars.base, bars.y), credits.max(0))
+    assert_close_to(bars.base, credits.min(0))
+    assert_close_to(np.add(bars.base, bars.y), credits.max(0))
     marks = [trace for trace in figure.data if trace.type == "scatter"]
     assert [mark.name for mark in marks] == list(results)
     for mark, line in zip(marks, credits, strict=True):
-        np.testing.assert_allclose(mark.y, line)
+        assert_close_to(mark.y, line)
         assert [round(x) for x in mark.x] == [0, 1, 2, 3]
 
 
