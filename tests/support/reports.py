@@ -30,6 +30,7 @@ def make_lens(
     statistics = {} if additive else {"entropy": entropy}
     options = {} if name == "direct_logit_attribution" else {"value": value, "generate": 3}
     provenance = Provenance(
+        lens={"label": "IG-Lens"} if name == "ig_lens" else {},
         model={"name": "a <b>model</b>", "n_layers": n_layers, "dtype": "float32"},
         options=options,
         checks={"readout_error": 1.5e-7},

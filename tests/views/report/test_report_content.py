@@ -117,7 +117,8 @@ def test_the_largest_heads_with_their_sources_are_exact():
         for place, name in enumerate(names):
             for source, credit in zip(sources[place], of_source[place], strict=True):
                 column = heads.segments.index(f"{name}<pos {source}")
-                assert_close_to(credit, heads.values[row, column], tolerance=1e-6)
+                size = float(np.abs(heads.values[row]).max())
+                assert_close_to(credit, heads.values[row, column], tolerance=1e-6, size=size)
 
 
 def test_the_parts_of_a_target_add_up_and_so_do_the_positions():
