@@ -63,19 +63,28 @@ def integrate_adaptive(
 ) -> ChordIntegrals:
     """Integrate by Gauss–Legendre quadrature, refining where the tolerance is missed.
 
-    The change of the value between the ends of a piece is known, so that the error of a piece costs
-    nothing to check. Few nodes do for most chords; where they miss, the chord gets `n_nodes`, then
-    is bisected. Bisection converges also where the slope lives in a tiny part of the chord: a norm
-    makes the readout insensitive to length, so that between the zero vector and a state all change
-    happens within about sqrt(eps) of zero.
+    Few nodes do for most chords; where they miss, the chord gets `n_nodes`, then is bisected.
+    Bisection converges also where the slope lives in a tiny part of the chord: a norm makes the
+    readout insensitive to length, so that between the zero vector and a state all change happens
+    within about sqrt(eps) of zero.
+
+    An interval is accepted if the integral of the slope reproduces the change of the value, and
+    with `gradients` also if the gradients' products with fixed random directions are resolved by
+    the nodes and no token can be probable between nodes that is improbable at them (see
+    `errors`). The reported errors are estimates, not proofs: the first rests on four directions and
+    on coefficients that keep falling as they fall at the nodes, the second is exact for a
+    `TokenValue` of a model without softcap, nearly so with one, and for any other value says only
+    where the most probable token changes, so that a value may hide what depends on tokens of no
+    probability. Rounding is estimated from the sizes of what is added up.
 
     Args:
         readout: The model's readout.
         value: What is followed along the chords.
         chords: The lines.
         n_nodes: Nodes per piece.
-        tolerance: Largest accepted |integral − change| of a chord, in the value's unit, but never
-            less than a few roundings of the value. Bisection ends after a bounded number of pieces.
+        tolerance: Largest accepted |integral − change| of a chord, in the value's unit, for all
+            chords or each; four times it for the share of a part as long as the displacement.
+            Never less than a few roundings. Bisection ends after a bounded number of pieces.
         gradients: Whether the gradients are wanted too.
         emphasis: Weights of the places; None for 1 everywhere. The error is checked without them.
     """
