@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from iglens_tl.results.folders import hide_folders, shorten_paths
+
 Kind: TypeAlias = Literal["credit", "level", "effect", "value"]
 """What the numbers of a result are.
 
@@ -68,6 +70,8 @@ class TopTokens:
 class Provenance:
     """Where a result comes from.
 
+    Of absolute paths only the last part is kept, whoever makes it: results are saved and mailed.
+
     Attributes:
         model: The model's name, backend, sizes and precision.
         lens: What readers call the lens ("label") and what its numbers are ("measures").
@@ -85,6 +89,17 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Keep only the last part of every absolute path."""
+        for name in ("model", "options", "checks", "versions"):
+            object.__setattr__(self, name, shorten_paths(getattr(self, name)))
+        object.__setattr__(self, "notes", tuple(map(hide_folders, self.notes)))
+
+    @property
+    def model_name(self) -> str:
+        """The model's name, or that of its folder."""
+        return str(self.model.get("name") or "unnamed model")
 
 
 _PER_SEGMENT = ("credit", "effect")

@@ -11,11 +11,11 @@ from jaxtyping import Float
 
 from iglens_tl.results.contributors import sum_by_layer
 from iglens_tl.results.data import LensData, Provenance
+from iglens_tl.results.folders import hide_folders
 from iglens_tl.results.frames import summary_columns, wide_frame
 from iglens_tl.results.patching import PatchingResult
 from iglens_tl.results.segments import layer_label
 from iglens_tl.views.html import render
-from iglens_tl.views.provenance import hide_folders, model_name
 from iglens_tl.views.text import show_blanks
 from iglens_tl.views.validation import table_blocks
 
@@ -56,7 +56,7 @@ class _Table:
 def lens_table(data: LensData) -> str:
     """Return a result as HTML: a row for every target, its values coloured red to blue."""
     shown, notes = _few_segments(data)
-    caption = f"{data.name} in {data.unit}, {model_name(data.provenance)}"
+    caption = f"{data.name} in {data.unit}, {data.provenance.model_name}"
     more = len(data.targets) - _MAX_ROWS
     if more > 0:
         caption += f" (first {_MAX_ROWS} rows; {more} more in to_frame())"
@@ -81,7 +81,7 @@ def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) ->
             f"first {_MAX_ROWS_OF_EACH} of {len(first.targets)} targets; all are in to_frame()"
         )
     notes += [f"{lens} is left out: {hide_folders(why)}" for lens, why in skipped.items()]
-    return _render(f"{len(results)} lenses, {model_name(first.provenance)}", tables, notes)
+    return _render(f"{len(results)} lenses, {first.provenance.model_name}", tables, notes)
 
 
 def patching_table(data: PatchingResult) -> str:
@@ -116,7 +116,7 @@ def patching_table(data: PatchingResult) -> str:
     caption = (
         f"{data.direction} at {data.site}, part of {show_blanks(data.target.token)} that is "
         f"{what}; {data.unit} {data.clean_value:.3g} clean, {data.corrupted_value:.3g} corrupted, "
-        f"{model_name(data.provenance)}"
+        f"{data.provenance.model_name}"
     )
     return _render(caption, [_Table("", ["layer", *tokens], rows)], [])
 
@@ -181,7 +181,7 @@ def validation_table(table: pd.DataFrame, provenance: Provenance, nulls: tuple[s
             ]
             tables.append(_Table(str(effects), ["credits", *block["metrics"]], rows))
     items = int(table["items"].max())
-    caption = f"agreement with interventions, {items} targets, {model_name(provenance)}"
+    caption = f"agreement with interventions, {items} targets, {provenance.model_name}"
     return _render(
         caption, tables, ["means with 95 % intervals over prompts; · is what chance gives"]
     )
@@ -211,7 +211,7 @@ def path_sensitivity_table(frame: pd.DataFrame, unit: str, provenance: Provenanc
         )
     more = len(groups) - len(tables)
     notes = [f"{more} more targets are in to_frame()"] if more else []
-    caption = f"credits under {len(orders)} orders in {unit}, {model_name(provenance)}"
+    caption = f"credits under {len(orders)} orders in {unit}, {provenance.model_name}"
     return _render(caption, tables, notes)
 
 

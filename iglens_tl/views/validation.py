@@ -9,7 +9,6 @@ import pandas as pd
 
 from iglens_tl.results.data import Provenance
 from iglens_tl.views.html import figures_page
-from iglens_tl.views.provenance import model_name, without_folders
 
 if TYPE_CHECKING:
     from iglens_tl.views.figures import Figure
@@ -47,8 +46,8 @@ def validation_page(
         provenance: Model, options, versions and date.
         nulls: Endings of the names of credits that stand for chance.
     """
-    model = model_name(provenance)
-    shown = without_folders(provenance)
+    model = provenance.model_name
+    shown = provenance
     return figures_page(
         "validation.html.jinja",
         figures,

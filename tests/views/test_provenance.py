@@ -12,9 +12,9 @@ import pytest
 from iglens_tl import Translators, compare, load_model, write_html
 from iglens_tl.results import Provenance
 from iglens_tl.results.comparison import LensComparison
+from iglens_tl.results.folders import hide_folders
 from iglens_tl.tuning import save_translators
 from iglens_tl.views.figures import heatmap
-from iglens_tl.views.provenance import hide_folders, model_name, without_folders
 from iglens_tl.views.validation import validation_page
 from tests.support.results import make_result
 
@@ -56,8 +56,8 @@ def test_paths_are_shortened_wherever_they_stand_in_a_provenance():
         },
         notes=(f"trained for {FOLDER}/tiny",),
     )
-    assert model_name(provenance) == "tiny"
-    assert without_folders(provenance) == Provenance(
+    assert provenance.model_name == "tiny"
+    assert provenance == Provenance(
         model={"name": "tiny"},
         options={
             "lens": "lens",
@@ -68,7 +68,7 @@ def test_paths_are_shortened_wherever_they_stand_in_a_provenance():
         },
         notes=("trained for tiny",),
     )
-    assert model_name(Provenance()) == "unnamed model"
+    assert Provenance().model_name == "unnamed model"
 
 
 def test_pages_figures_and_tables_of_a_model_in_a_folder_have_no_path(toy_folder, tmp_path):
@@ -88,6 +88,8 @@ def test_pages_figures_and_tables_of_a_model_in_a_folder_have_no_path(toy_folder
         "figure": str(result.figure().to_json()),
         "notebook": result._repr_html_() + comparison._repr_html_(),
         "csv": comparison.to_frame(tidy=True).to_csv(),
+        "saved": comparison.save(tmp_path / "c.json").read_text(encoding="utf-8"),
+        "parquet": str(result.save(tmp_path / "r.parquet").read_bytes()),
     }
     for kind, text in shown.items():
         for place in (folder, tmp_path):

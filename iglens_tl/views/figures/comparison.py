@@ -18,7 +18,6 @@ from iglens_tl.views.figures.style import (
     line_style,
     signed_scale,
 )
-from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import show_label, show_token
 
 _MAX_TARGETS_SIDE_BY_SIDE = 14
@@ -96,7 +95,7 @@ def comparison_figure(
     figure.update_layout(
         PAPER,
         title={
-            "text": f"{len(results)} lenses — {show_token(model_name(first.provenance))}",
+            "text": f"{len(results)} lenses — {show_token(first.provenance.model_name)}",
             "subtitle": {"text": context_of(first, shown[0])},
         },
         width=plot_width + margin["l"] + margin["r"],

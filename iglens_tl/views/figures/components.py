@@ -13,7 +13,6 @@ from iglens_tl.results.segments import Segment, head_label, parse_segment
 from iglens_tl.results.targets import find_target
 from iglens_tl.views.figures.labels import context_of, hover_text, sum_hover_text
 from iglens_tl.views.figures.style import PAPER, label_axis, signed_scale
-from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import shorten, show_blanks, show_label, show_token
 
 _COLUMN_OF = {
@@ -223,7 +222,7 @@ def _numbers(values: np.ndarray) -> list[list[str]]:
 
 def _title(data: LensData, row: int, what: str) -> dict[str, object]:
     token = show_token(data.targets[row].token)
-    model = show_token(model_name(data.provenance))
+    model = show_token(data.provenance.model_name)
     return {
         "text": f"{token}: {what} — {model}",
         "subtitle": {"text": context_of(data, row)},

@@ -24,7 +24,6 @@ from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.targets import find_target
 from iglens_tl.views.figures.labels import hover_text, show_segment, sum_hover_text
 from iglens_tl.views.figures.style import NEGATIVE, NEUTRAL, PAPER, POSITIVE
-from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import show_label, show_token
 
 _LEFT = (0.0, 400.0, 866.0)
@@ -94,7 +93,7 @@ def sankey(data: LensData, target: int | str, *, top: int = 20) -> go.Figure:
             bgcolor="rgba(255,255,255,0.6)",
             borderpad=0,
         )
-    token, model = show_token(data.targets[row].token), show_token(model_name(data.provenance))
+    token, model = show_token(data.targets[row].token), show_token(data.provenance.model_name)
     figure.update_layout(
         PAPER,
         title={

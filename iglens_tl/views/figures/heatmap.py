@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 from iglens_tl.results.data import LensData
 from iglens_tl.views.figures.labels import column_labels, context_of, hover_text, top_labels
 from iglens_tl.views.figures.style import PAPER, label_axis, level_scale, signed_scale
-from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import show_label, show_token
 
 
@@ -59,7 +58,7 @@ def heatmap(
             coloraxis="coloraxis",
         )
     )
-    heading = title or f"{data.name}: {_what(data, show)} — {model_name(data.provenance)}"
+    heading = title or f"{data.name}: {_what(data, show)} — {data.provenance.model_name}"
     figure.update_layout(
         PAPER,
         title={"text": show_token(heading), "subtitle": {"text": context_of(data, targets[0])}},

@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 from iglens_tl.results.patching import DIRECTIONS, PatchingResult
 from iglens_tl.results.segments import layer_label
 from iglens_tl.views.figures.style import PAPER, label_axis, level_scale, signed_scale
-from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import shorten, show_label, show_token
 
 _MAX_LABEL = 14
@@ -41,7 +40,7 @@ def patching_heatmap(
         raise ValueError(f"show must be one of {', '.join(shown)}, got {show!r}")
     n_layers, n_positions = data.values.shape
     labels = [layer_label(layer) for layer in range(n_layers)]
-    heading = f"{data.direction} at {data.site} — {model_name(data.provenance)}"
+    heading = f"{data.direction} at {data.site} — {data.provenance.model_name}"
     figure = go.Figure(
         go.Heatmap(
             z=shown[show].tolist(),

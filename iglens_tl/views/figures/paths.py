@@ -21,7 +21,6 @@ from iglens_tl.views.figures.style import (
     line_style,
     signed_scale,
 )
-from iglens_tl.views.provenance import model_name
 from iglens_tl.views.text import show_label, show_token
 
 _ROW = 28
@@ -116,7 +115,7 @@ def path_sensitivity_figure(results: Mapping[str, LensData], *, target: int | st
             hoverinfo="text",
         )
         figure.add_trace(marks, row=2, col=1)
-    token, model = show_token(first.targets[row].token), show_token(model_name(first.provenance))
+    token, model = show_token(first.targets[row].token), show_token(first.provenance.model_name)
     longest = max(len(path) for path in results)
     figure.update_layout(
         PAPER,

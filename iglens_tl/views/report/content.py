@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from iglens_tl.results.data import LensData, Target, Text
+from iglens_tl.results.folders import hide_folders
 from iglens_tl.results.onset import onset_index
 from iglens_tl.views.figures.comparison import merge_segments
-from iglens_tl.views.provenance import hide_folders
 from iglens_tl.views.report.arrays import ArrayPool
 from iglens_tl.views.report.heads import heads_content
 from iglens_tl.views.report.vocabulary import Vocabulary

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from iglens_tl.results.data import LensData
+from iglens_tl.results.folders import hide_folders
 from iglens_tl.views.html import make_page, plotly_basic_script, read_asset, write_page
-from iglens_tl.views.provenance import hide_folders, model_name, without_folders
 from iglens_tl.views.report.content import CHOOSING, distinct, report_content, value_of
 from iglens_tl.views.report.words import lens_label, shown_name
 from iglens_tl.views.text import show_blanks
@@ -97,12 +97,12 @@ def _about(
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Return what the template says in words: the model, the versions, the options, the notes."""
-    first = without_folders(results[0].provenance)
+    first = results[0].provenance
     everything = [*distinct(results), *([] if heads is None else [heads])]
     shown = "".join(content["tokens"][token][2] for token in content["text"]).replace("␣", " ")
     created = first.created.replace("T", " ").replace("+00:00", " UTC")
     return {
-        "title": show_blanks(model_name(first)),
+        "title": show_blanks(first.model_name),
         "text": shown if len(shown) <= _MAX_TITLE else shown[: _MAX_TITLE - 1] + "…",
         "model": first.model,
         "choice": {
@@ -119,7 +119,7 @@ def _about(
                 {k: v for k, v in options.items() if k not in CHOOSING},
             )
             for data in everything
-            for options in [without_folders(data.provenance).options]
+            for options in [data.provenance.options]
         ],
         "said": list(dict.fromkeys(map(hide_folders, [*_notes_of(everything), *notes]))),
     }
