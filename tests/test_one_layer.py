@@ -75,7 +75,7 @@ def test_taking_out_the_only_layer_leaves_the_embedding(model, ends, interventio
 @pytest.mark.parametrize("unit", ["layer", "attn", "mlp", "head"])
 @pytest.mark.parametrize("intervention", ["mean", "resample"])
 def test_reference_texts_stand_in_for_parts_of_one_layer(model, unit, intervention):
-    found = iglens_tl.layer_effects(model, IDS, unit=unit, intervention=intervention, **REFERENCE)
+    found = iglens_tl.layer_effects(model, IDS, by=unit, intervention=intervention, **REFERENCE)
     assert np.isfinite(found.values).all() and found.values[1:].any()
 
 
@@ -128,6 +128,6 @@ def test_what_needs_an_order_of_layers_says_so(model):
         iglens_tl.validate(model, [IDS], interventions=["skip"])
     heads = [
         iglens_tl.components(model, IDS, by="head"),
-        iglens_tl.layer_effects(model, IDS, unit="head"),
+        iglens_tl.layer_effects(model, IDS, by="head"),
     ]
     assert len(iglens_tl.agreement(*heads)) > 0

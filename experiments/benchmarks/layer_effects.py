@@ -61,7 +61,7 @@ def measure(
 ) -> tuple[str, ...]:
     """Time both ways in turns and compare what they find."""
     batched: Callable[[], Any] = partial(
-        layer_effects, model, prompts, answer=answers, unit=unit, intervention="skip"
+        layer_effects, model, prompts, answer=answers, by=unit, intervention="skip"
     )
     loop: Callable[[], np.ndarray] = partial(one_by_one, model, prompts, answers, unit)
     seconds = fastest_in_turns({"batched": batched, "loop": loop}, repeats)

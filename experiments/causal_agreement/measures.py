@@ -187,7 +187,7 @@ def _effect(
 ) -> Measure:
     if value != "prob":
         name = f"{name} ({VALUES[value]})"
-    return OfLenses(name, tuple(LayerEffects(value=value, unit=unit, **options) for unit in units))
+    return OfLenses(name, tuple(LayerEffects(value=value, by=unit, **options) for unit in units))
 
 
 CREDITS: tuple[Measure, ...] = (

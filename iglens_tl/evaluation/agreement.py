@@ -48,7 +48,7 @@ def agreement(
     *,
     model: Model | None = None,
     value: ValueLike = "prob",
-    top_k: Counts = (1, 3, 5),
+    overlaps: Counts = (1, 3, 5),
     nulls: bool = False,
     first_token: bool = False,
     n_random: Count = 8,
@@ -79,7 +79,7 @@ def agreement(
         model: The model of the credits; adds the curve metrics, with the name "skip curves" in
             place of the effects.
         value: What the curves read.
-        top_k: For which numbers of segments the overlap is measured.
+        overlaps: For which numbers of segments the overlap is measured.
         nulls: Add rows for every credits with its segments permuted at random within each target,
             the mean over 20 permutations ("…, layers shuffled"): what agreement chance gives. For
             the curves these are random orders.
@@ -109,9 +109,9 @@ def agreement(
         >>> table.set_index("metric").loc[["kendall", "routing_gap"], "mean"].round(4).tolist()
         [1.0, 0.0]
     """
-    _check_options(top_k, n_resamples, seed)
+    _check_options(overlaps, n_resamples, seed)
     options = {"value": value, "first_token": first_token, "n_random": n_random}
-    scores = _all_scores(credits, effects, model, metrics(top_k), nulls, seed, **options)
+    scores = _all_scores(credits, effects, model, metrics(overlaps), nulls, seed, **options)
     parts = []
     for score in scores:
         prompts = score.index["prompt"].to_numpy()
@@ -135,7 +135,7 @@ def agreement_by_item(
     *,
     model: Model | None = None,
     value: ValueLike = "prob",
-    top_k: Counts = (1, 3, 5),
+    overlaps: Counts = (1, 3, 5),
     nulls: bool = False,
     first_token: bool = False,
     n_random: Count = 8,
@@ -148,7 +148,7 @@ def agreement_by_item(
         effects: What the credits are tested against.
         model: The model of the credits, for the curve metrics.
         value: What the curves read.
-        top_k: For which numbers of segments the overlap is measured.
+        overlaps: For which numbers of segments the overlap is measured.
         nulls: Add rows for permuted segments.
         first_token: Whether the curves skip layers at the first token too.
         n_random: How many random orders the curves average.
@@ -163,9 +163,9 @@ def agreement_by_item(
         TypeError: As `agreement`.
         ValueError: As `agreement`.
     """
-    _check_options(top_k, 1, seed)
+    _check_options(overlaps, 1, seed)
     options = {"value": value, "first_token": first_token, "n_random": n_random}
-    scores = _all_scores(credits, effects, model, metrics(top_k), nulls, seed, **options)
+    scores = _all_scores(credits, effects, model, metrics(overlaps), nulls, seed, **options)
     parts = []
     for score in scores:
         part = score.index.assign(**score.numbers)
@@ -284,10 +284,10 @@ def _mean_of_defined(
     return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
-def _check_options(top_k: Counts, n_resamples: Count, seed: Count) -> None:
-    if isinstance(top_k, str) or not isinstance(top_k, Sequence):
-        raise TypeError(f"top_k must be a list of numbers of segments, got {top_k!r}")
-    smallest = [("top_k", k, 1) for k in top_k]
+def _check_options(overlaps: Counts, n_resamples: Count, seed: Count) -> None:
+    if isinstance(overlaps, str) or not isinstance(overlaps, Sequence):
+        raise TypeError(f"overlaps must be a list of numbers of segments, got {overlaps!r}")
+    smallest = [("overlaps", k, 1) for k in overlaps]
     for name, number, least in [*smallest, ("n_resamples", n_resamples, 1), ("seed", seed, 0)]:
         if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError(f"{name} must be an integer, got {number!r}")

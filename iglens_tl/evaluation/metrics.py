@@ -35,11 +35,11 @@ class Metric:
     same_unit: bool = False
 
 
-def metrics(top_k: Sequence[int]) -> list[Metric]:
+def metrics(overlaps: Sequence[int]) -> list[Metric]:
     """Return all metrics, one top-k overlap for every k.
 
     Args:
-        top_k: Numbers of segments.
+        overlaps: Numbers of segments.
     """
     one_side_equal = "all credits or all effects equal"
     return [
@@ -49,7 +49,7 @@ def metrics(top_k: Sequence[int]) -> list[Metric]:
         Metric("sign_agreement", sign_agreements, "no segment with both a credit and an effect"),
         *(
             Metric(f"top_{k}_overlap", partial(top_k_overlap, k=k), f"not more than {k} segments")
-            for k in top_k
+            for k in overlaps
         ),
         Metric("ndcg", ndcg, "no positive effect"),
         Metric("routing_gap", routing_gap, "all effects zero", same_unit=True),

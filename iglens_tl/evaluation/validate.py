@@ -97,7 +97,7 @@ def validate(
     if adapter.n_layers < 2:
         raise ValueError(
             f"{adapter.name} has one layer, so there is no order of layers to compare; compare its "
-            "parts with agreement(components(…, by='head'), layer_effects(…, unit='head'))"
+            "parts with agreement(components(…, by='head'), layer_effects(…, by='head'))"
         )
     made = resolve_lenses(lenses, value=of_value)
     check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))

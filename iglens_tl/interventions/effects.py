@@ -70,7 +70,7 @@ def layer_effects(
     prompt: PromptLike,
     *,
     intervention: InterventionName = "skip",
-    unit: UnitName = "layer",
+    by: UnitName = "layer",
     scope: Scope = "all",
     value: ValueLike = "prob",
     answer: Tokens | None = None,
@@ -100,8 +100,8 @@ def layer_effects(
             texts begin again after their first token), averaged over `n_draws` reference texts
             (Chan et al. 2022, Causal scrubbing).
             "early_exit": the model stops after the layer; the effect is value(stopping after it) −
-            value(stopping before it), and `levels` is the logit lens. Only for unit="layer".
-        unit: "layer", "attn", "mlp", or "head" (what it passes to W_O).
+            value(stopping before it), and `levels` is the logit lens. Only for by="layer".
+        by: The units: "layer", "attn", "mlp", or "head" (what it passes to W_O).
         scope: "all": at all positions, so that what a unit writes for other positions to read
             counts too. "last": only at the position where the target is read.
         value: What is measured, as for `ig_lens`.
@@ -138,7 +138,7 @@ def layer_effects(
     """
     lens = LayerEffects(
         intervention=intervention,
-        unit=unit,
+        by=by,
         scope=scope,
         value=value,
         reference=reference,
@@ -171,7 +171,7 @@ class LayerEffects(_Effects):
     Attributes:
         value: What is measured, as in `IGLens`.
         intervention: What happens to the unit, as in `layer_effects`.
-        unit: "layer", "attn", "mlp" or "head".
+        by: The units: "layer", "attn", "mlp" or "head".
         scope: "all" or "last".
         reference: Texts for "mean" and "resample".
         n_draws: How many texts or sets of texts are drawn.
@@ -181,7 +181,7 @@ class LayerEffects(_Effects):
     """
 
     intervention: InterventionName = "skip"
-    unit: UnitName = "layer"
+    by: UnitName = "layer"
     scope: Scope = "all"
     reference: PromptLike | None = None
     n_draws: Count = 16
@@ -198,7 +198,7 @@ class LayerEffects(_Effects):
                 "which is intervention='skip'"
             )
         resolve_choice("intervention", self.intervention, INTERVENTIONS)
-        resolve_choice("unit", self.unit, UNITS)
+        resolve_choice("split by", self.by, UNITS)
         resolve_choice("scope", self.scope, SCOPES)
         resolve_count("n_draws", self.n_draws, least=2)
         resolve_count("seed", self.seed, least=0)
@@ -207,14 +207,12 @@ class LayerEffects(_Effects):
                 "reference texts are for intervention 'mean' and 'resample', not "
                 f"{self.intervention!r}"
             )
-        if self.intervention == "early_exit" and self.unit != "layer":
-            raise ValueError(
-                f"early_exit stops between layers; use unit='layer', got {self.unit!r}"
-            )
+        if self.intervention == "early_exit" and self.by != "layer":
+            raise ValueError(f"early_exit stops between layers; use by='layer', got {self.by!r}")
 
     def bind(self, adapter: ModelAdapter) -> Lens:
         """Return what measures the effects of a model's units, its reference texts tokenised."""
-        unit, value = UNITS[self.unit], bind_value(adapter, self.value)
+        unit, value = UNITS[self.by], bind_value(adapter, self.value)
         segments = [unit.labels(adapter, layer) for layer in range(adapter.n_layers)]
         if self.intervention == "early_exit":
             return EarlyExit(adapter=adapter, value=value)
@@ -226,7 +224,7 @@ class LayerEffects(_Effects):
             value=value,
             intervention=self.intervention,
             unit=unit,
-            unit_name=self.unit,
+            unit_name=self.by,
             segments=segments,
             scope=self.scope,
             reference=tuple(texts),
@@ -312,7 +310,7 @@ class Intervention(_Effects):
             final=final[:, 0],
             options={
                 "intervention": self.intervention,
-                "unit": self.unit_name,
+                "by": self.unit_name,
                 "scope": self.scope,
                 **self.resolved_value.provenance(),
                 "first_token": self.first_token,
@@ -597,7 +595,7 @@ class EarlyExit(_Effects):
             final=levels[:, -1],
             options={
                 "intervention": "early_exit",
-                "unit": "layer",
+                "by": "layer",
                 "scope": "all",
                 **self.resolved_value.provenance(),
             },

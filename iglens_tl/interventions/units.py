@@ -116,7 +116,7 @@ class MLPUnit(Unit):
         """Return the segment of the block's MLP."""
         if adapter.mlp_site(layer) is None:
             raise ValueError(
-                f"{adapter.name} has no MLPs, so they cannot be intervened on; use unit='attn', "
+                f"{adapter.name} has no MLPs, so they cannot be intervened on; use by='attn', "
                 "'head' or 'layer'"
             )
         return [mlp_label(layer)]
@@ -179,7 +179,7 @@ def _head_shape(adapter: ModelAdapter, layer: int) -> tuple[int, int]:
     if not getattr(adapter.model.cfg, "n_heads", None) or site not in adapter.model.hook_dict:
         raise ValueError(
             f"{adapter.name} has no hook {site}, so its heads cannot be intervened on; use "
-            "unit='attn' or 'layer'"
+            "by='attn' or 'layer'"
         )
     weight = getattr(adapter.model.blocks[layer].attn, "W_O", None)
     n_heads = adapter.model.cfg.n_heads
@@ -187,7 +187,7 @@ def _head_shape(adapter: ModelAdapter, layer: int) -> tuple[int, int]:
         found = "no W_O" if weight is None else f"a W_O of shape {tuple(weight.shape)}"
         raise ValueError(
             f"{adapter.name} has {n_heads} heads but {found} in layer {layer}, so what belongs to "
-            "each head is not known; use unit='attn' or 'layer'"
+            "each head is not known; use by='attn' or 'layer'"
         )
     return n_heads, weight.shape[1]
 
@@ -206,7 +206,7 @@ def _by_head(adapter: ModelAdapter, layer: int, activation: Tensor) -> Tensor:
     if width != n_heads * d_head:
         raise ValueError(
             f"{adapter.name}: {adapter.head_site(layer)} is {width} wide, but layer {layer} has "
-            f"{n_heads} heads of {d_head}, so its heads cannot be intervened on; use unit='attn' "
+            f"{n_heads} heads of {d_head}, so its heads cannot be intervened on; use by='attn' "
             "or 'layer'"
         )
     return activation.reshape(*activation.shape[:2], n_heads, d_head)

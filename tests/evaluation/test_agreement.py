@@ -91,7 +91,7 @@ def test_every_credits_meets_every_effects(random_pair):
 def test_a_comparison_brings_its_lenses_and_levels_count_by_their_differences(toy):
     comparison = compare(toy, PROMPTS, targets=[17], lenses=["logit_lens", "ig_lens"])
     effects = layer_effects(toy, PROMPTS, targets=[17])
-    means = agreement(comparison, effects, top_k=[1]).set_index(["credits", "metric"])["mean"]
+    means = agreement(comparison, effects, overlaps=[1]).set_index(["credits", "metric"])["mean"]
     levels, credits = means["logit_lens"].to_numpy(float), means["ig_lens"].to_numpy(float)
     np.testing.assert_allclose(levels, credits, atol=1e-6)
 
@@ -101,7 +101,7 @@ def test_effects_of_early_exit_are_the_credits_themselves(toy_model, name, backe
     model = toy_model(name, backend)
     credits = ig_lens(model, PROMPTS[-1], targets=[17, 42])
     exits = layer_effects(model, PROMPTS[-1], targets=[17, 42], intervention="early_exit")
-    means = agreement(credits, exits, top_k=[1]).set_index("metric")["mean"]
+    means = agreement(credits, exits, overlaps=[1]).set_index("metric")["mean"]
     assert means["spearman"] == means["top_1_overlap"] == means["sign_agreement"] == 1
     assert means["routing_gap"] == pytest.approx(0, abs=1e-4)
     assert means["calibration_slope"] == pytest.approx(1, abs=1e-4)
@@ -252,7 +252,7 @@ def test_a_model_adds_its_skip_curves(toy):
 
 def test_credits_and_effects_of_components_are_compared_too(toy):
     credits = components(toy, IDS, targets=[17, 42], by="head")
-    effects = layer_effects(toy, IDS, targets=[17, 42], unit="head")
+    effects = layer_effects(toy, IDS, targets=[17, 42], by="head")
     table = agreement(credits, effects).set_index("metric")
     assert table.loc["spearman", "items"] == 2
     with pytest.raises(ValueError, match=r"on 0 segments of blocks.*has embed, L0, L1, L2"):
@@ -288,9 +288,9 @@ def test_different_targets_are_refused_with_the_first_difference(random_pair):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"top_k": 3}, TypeError, "top_k must be a list of numbers of segments, got 3"),
-        ({"top_k": [0]}, ValueError, "top_k must be at least 1, got 0"),
-        ({"top_k": [1.5]}, TypeError, "top_k must be an integer, got 1.5"),
+        ({"overlaps": 3}, TypeError, "overlaps must be a list of numbers of segments, got 3"),
+        ({"overlaps": [0]}, ValueError, "overlaps must be at least 1, got 0"),
+        ({"overlaps": [1.5]}, TypeError, "overlaps must be an integer, got 1.5"),
         ({"n_resamples": 0}, ValueError, "n_resamples must be at least 1, got 0"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
     ],

@@ -106,7 +106,7 @@ def test_each_head_is_the_one_that_hugging_face_has(family, intervention, tmp_pa
     expected = torch.stack(columns, dim=1).numpy()
     model = load_model(folder, backend="bridge", dtype="float64")
     reference = {} if intervention == "skip" else {"reference": REFERENCE}
-    found = layer_effects(model, IDS, unit="head", intervention=intervention, **reference)
+    found = layer_effects(model, IDS, by="head", intervention=intervention, **reference)
     assert found.segments == tuple(f"L{layer}.H{head}" for layer in range(2) for head in range(4))
     assert np.abs(expected).max(axis=0).min() > 1e-6, "a head does nothing"
     # Norms and routers of Hugging Face compute in float32, also here.

@@ -99,7 +99,7 @@ def nothing(model, ids, layer, head):
 def test_skip_effects_equal_a_loop_of_hooks_on_every_family(toy_model, name, backend, unit):
     model = toy_model(name, backend)
     expected = effects_by_loop(model, IDS, unit, partial(nothing, model, IDS))
-    found = layer_effects(model, [IDS, OTHER], unit=unit).for_prompt(0)
+    found = layer_effects(model, [IDS, OTHER], by=unit).for_prompt(0)
     np.testing.assert_allclose(found.values, expected, atol=1e-5)
     np.testing.assert_allclose(found.final, probs(model, IDS), atol=1e-6)
     np.testing.assert_allclose(found.levels, found.final[:, None] - found.values, atol=1e-12)
@@ -138,7 +138,7 @@ def test_scope_last_touches_only_the_position_that_is_read(toy_model, backend, u
         scope="last",
         first_token=first_token,
     )
-    found = layer_effects(model, IDS, unit=unit, scope="last", first_token=first_token)
+    found = layer_effects(model, IDS, by=unit, scope="last", first_token=first_token)
     np.testing.assert_allclose(found.values, expected, atol=1e-5)
     if not first_token:
         assert_identical(found.values[0], 0)
@@ -154,7 +154,7 @@ def test_a_mean_is_over_all_tokens_of_the_reference_but_the_first(toy_model, bac
         texts = [written(model, unit, layer, head, ids)[1:] for ids in REFERENCE]
         return [torch.cat(texts).mean(0).expand(len(IDS), -1)]
 
-    found = layer_effects(model, IDS, intervention="mean", unit=unit, reference=REFERENCE)
+    found = layer_effects(model, IDS, intervention="mean", by=unit, reference=REFERENCE)
     np.testing.assert_allclose(found.values, effects_by_loop(model, IDS, unit, mean), atol=1e-5)
     assert (found.statistics["standard_error"][1:] > 0).all()
 
@@ -173,7 +173,7 @@ def test_resampling_averages_over_what_units_write_in_other_texts(toy_model, bac
     # The text itself is no other text, and neither is one that begins with it.
     reference = [*REFERENCE, IDS, [*IDS, 5]]
     found = layer_effects(
-        model, IDS, intervention="resample", unit=unit, reference=reference, n_draws=3
+        model, IDS, intervention="resample", by=unit, reference=reference, n_draws=3
     )
     np.testing.assert_allclose(found.values, expected, atol=1e-5)
 
@@ -229,7 +229,7 @@ def test_architectures_that_fix_the_batch_run_every_copy_from_the_start(family, 
     model = load_model(write_folder(family, tmp_path), backend="bridge")
     for unit in ("layer", "attn"):
         expected = effects_by_loop(model, IDS, unit, partial(nothing, model, IDS))
-        found = layer_effects(model, [IDS, IDS[::-1]], unit=unit).for_prompt(0)
+        found = layer_effects(model, [IDS, IDS[::-1]], by=unit).for_prompt(0)
         np.testing.assert_allclose(found.values, expected, atol=1e-5)
 
 
@@ -248,7 +248,7 @@ def test_every_value_can_be_measured(toy):
 
 
 def test_effects_are_separate_and_keep_in_a_file(toy, tmp_path):
-    found = layer_effects(toy, IDS, unit="head")
+    found = layer_effects(toy, IDS, by="head")
     assert not found.additive and found.kind == "effect" and found.segments[5] == "L1.H1"
     assert_identical(found.changes, found.values)
     loaded = type(found).load(found.save(tmp_path / "effects.parquet"))
@@ -266,13 +266,13 @@ def test_no_hook_stays_behind_also_after_an_interruption(toy_model, name):
         raise KeyboardInterrupt
 
     for unit in ("layer", "head"):
-        layer_effects(model, IDS, unit=unit)
+        layer_effects(model, IDS, by=unit)
         assert [len(point.fwd_hooks) for point in points] == before
         with (
             model.hooks(fwd_hooks=[("blocks.2.hook_attn_out", interrupt)]),
             pytest.raises(KeyboardInterrupt),
         ):
-            layer_effects(model, IDS, unit=unit)
+            layer_effects(model, IDS, by=unit)
         assert [len(point.fwd_hooks) for point in points] == before
 
 
@@ -292,9 +292,9 @@ def test_hooks_of_the_user_stay_active(toy):
 @pytest.mark.skipif(not HAS_HOOKED, reason="HookedTransformer is in TransformerLens 3 only")
 def test_a_unit_that_the_architecture_lacks_is_named():
     model = native_hooked(attn_only=True)
-    with pytest.raises(ValueError, match=r"has no MLPs.*use unit='attn', 'head' or 'layer'"):
-        layer_effects(model, IDS, unit="mlp")
-    assert layer_effects(model, IDS, unit="attn").segments == ("L0.attn", "L1.attn", "L2.attn")
+    with pytest.raises(ValueError, match=r"has no MLPs.*use by='attn', 'head' or 'layer'"):
+        layer_effects(model, IDS, by="mlp")
+    assert layer_effects(model, IDS, by="attn").segments == ("L0.attn", "L1.attn", "L2.attn")
 
 
 @pytest.mark.parametrize(
@@ -305,9 +305,9 @@ def test_a_unit_that_the_architecture_lacks_is_named():
             {"intervention": "zero"},
             "a unit whose output is zero writes nothing.*intervention='skip'",
         ),
-        ({"unit": "neuron"}, "unknown unit 'neuron'; choose one of layer, attn, mlp, head"),
+        ({"by": "neuron"}, "unknown split by 'neuron'; choose one of layer, attn, mlp, head"),
         ({"scope": "first"}, "unknown scope 'first'; choose one of all, last"),
-        ({"intervention": "early_exit", "unit": "head"}, "early_exit stops between layers"),
+        ({"intervention": "early_exit", "by": "head"}, "early_exit stops between layers"),
         ({"reference": ["a text"]}, "reference texts are for intervention 'mean' and 'resample'"),
         ({"intervention": "mean", "reference": []}, "reference holds no text; give several"),
         ({"intervention": "mean", "reference": [[1, 2]]}, "at least 2 reference texts, got 1"),
