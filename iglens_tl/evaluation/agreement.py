@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,14 +19,17 @@ from iglens_tl.interventions.named_results import (
     shorten,
 )
 from iglens_tl.interventions.skip_curves import skip_curves
+from iglens_tl.lenses.compare import Lenses, compare
 from iglens_tl.models import Model
 from iglens_tl.readout import ValueLike
 from iglens_tl.results.agreement import SHUFFLED, common_changes
+from iglens_tl.results.comparison import LensComparison
 from iglens_tl.results.curves import RANDOM
 from iglens_tl.results.frames import TARGET_COLUMNS, target_index
 from iglens_tl.results.lens import LensResult
 from iglens_tl.results.segments import parse_segment
 from iglens_tl.results.statistics import average
+from iglens_tl.trace import Trace
 
 if TYPE_CHECKING:
     Counts: TypeAlias = Sequence[int]
@@ -43,9 +46,10 @@ _REASONS_OF_CURVES = {
 
 
 def agreement(
-    credits: Results,
-    effects: Results,
+    credits: Results | Lenses,
+    effects: Results | Lenses,
     *,
+    trace: Trace | None = None,
     model: Model | None = None,
     value: ValueLike = "prob",
     overlaps: Counts = (1, 3, 5),
@@ -74,8 +78,11 @@ def agreement(
     With a model, the curves of `skip_curves` add the areas that its `areas` describes.
 
     Args:
-        credits: What is put to the test: one result, several by name, or a comparison.
-        effects: What it is tested against, from `layer_effects`: one result or several by name.
+        credits: What is put to the test: one result, several by name, or a comparison; with a
+            trace also lenses, as `compare` takes them.
+        effects: What it is tested against, from `layer_effects`: one result or several by name;
+            with a trace also lenses, such as `[LayerEffects(), LayerEffects(intervention="mean")]`.
+        trace: What lenses among the credits and effects measure.
         model: The model of the credits; adds the curve metrics, with the name "skip curves" in
             place of the effects.
         value: What the curves read.
@@ -111,7 +118,8 @@ def agreement(
     """
     _check_options(overlaps, n_resamples, seed)
     options = {"value": value, "first_token": first_token, "n_random": n_random}
-    scores = _all_scores(credits, effects, model, metrics(overlaps), nulls, seed, **options)
+    sides = _measured(credits, trace), _measured(effects, trace)
+    scores = _all_scores(*sides, model, metrics(overlaps), nulls, seed, **options)
     parts = []
     for score in scores:
         prompts = score.index["prompt"].to_numpy()
@@ -130,9 +138,10 @@ def agreement(
 
 
 def agreement_by_item(
-    credits: Results,
-    effects: Results,
+    credits: Results | Lenses,
+    effects: Results | Lenses,
     *,
+    trace: Trace | None = None,
     model: Model | None = None,
     value: ValueLike = "prob",
     overlaps: Counts = (1, 3, 5),
@@ -146,6 +155,7 @@ def agreement_by_item(
     Args:
         credits: As in `agreement`, as are all others.
         effects: What the credits are tested against.
+        trace: What lenses among the credits and effects measure.
         model: The model of the credits, for the curve metrics.
         value: What the curves read.
         overlaps: For which numbers of segments the overlap is measured.
@@ -165,7 +175,8 @@ def agreement_by_item(
     """
     _check_options(overlaps, 1, seed)
     options = {"value": value, "first_token": first_token, "n_random": n_random}
-    scores = _all_scores(credits, effects, model, metrics(overlaps), nulls, seed, **options)
+    sides = _measured(credits, trace), _measured(effects, trace)
+    scores = _all_scores(*sides, model, metrics(overlaps), nulls, seed, **options)
     parts = []
     for score in scores:
         part = score.index.assign(**score.numbers)
@@ -175,6 +186,14 @@ def agreement_by_item(
     table = pd.concat(parts, ignore_index=True)
     names = [name for name in table.columns[2:] if name not in TARGET_COLUMNS]
     return table.astype(dict.fromkeys(names, "Float64"))
+
+
+def _measured(side: Any, trace: Trace | None) -> Any:
+    """Return the results of one side, which may be lenses where there is a trace to measure."""
+    is_results = isinstance(side, (LensResult, LensComparison))
+    if isinstance(side, Mapping):
+        is_results = any(isinstance(result, LensResult) for result in side.values())
+    return side if trace is None or is_results else compare(trace, side)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iglens_tl import compare, components, ig_lens
+from iglens_tl import IGLens, LayerEffects, compare, components, ig_lens, trace_prompt
 from iglens_tl.evaluation import agreement, agreement_by_item
 from iglens_tl.evaluation.metrics import metrics
 from iglens_tl.interventions import layer_effects, skip_curves
@@ -332,3 +332,17 @@ def test_the_figure_has_a_panel_for_each_effects_and_a_dot_for_each_credits(rand
     assert len(undefined) == 4 and "credits in nats" in undefined[0].hovertext
     with pytest.raises(ValueError, match="has no metric 'rho'; it has spearman, kendall"):
         agreement_figure(table, metric="rho")
+
+
+def test_lenses_are_measured_on_a_trace(toy):
+    trace = trace_prompt(toy, [IDS, IDS[::-1]], targets=[17])
+    credits = [IGLens(), IGLens(path="reverse")]
+    exits = {"exits": LayerEffects(intervention="early_exit")}
+    table = agreement(credits, exits, trace=trace).set_index(["credits", "effects", "metric"])
+    assert table.loc[("ig_lens", "exits", "spearman"), "mean"] == pytest.approx(1, abs=1e-9)
+    names = {credits for credits, _, _ in table.index}
+    assert names == {"ig_lens", "ig_lens(path='reverse')"}
+    by_item = agreement_by_item(credits, exits, trace=trace)
+    assert len(by_item) == 4
+    with pytest.raises(TypeError, match="credits must be a LensResult"):
+        agreement(credits, exits)
