@@ -1,4 +1,4 @@
-"""What a forward pass leaves for the lenses: states at the read positions, and little else."""
+"""Traces: the states of a forward pass at the read positions, for any number of lenses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ keep, a new tensor."""
 
 @dataclass(frozen=True)
 class Needs:
-    """What a lens wants of the forward pass.
+    """The activations that a lens wants of the forward pass.
 
     Attributes:
         sites: Hooks of which the states at the read positions are kept.
@@ -41,7 +41,7 @@ class Needs:
 
     @property
     def any(self) -> bool:
-        """Whether the lens needs the forward pass at all."""
+        """True if the lens needs the forward pass at all."""
         return bool(self.sites or self.reductions)
 
     def __or__(self, other: Needs) -> Needs:

@@ -1,4 +1,4 @@
-"""What the commands say beside their results, all of it on stderr."""
+"""Messages beside the results of the commands, all of them on stderr."""
 
 from __future__ import annotations
 

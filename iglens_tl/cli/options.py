@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Format(str, Enum):
-    """How results are printed."""
+    """The formats in which results are printed."""
 
     table = "table"
     csv = "csv"
@@ -41,7 +41,7 @@ FormatOption: TypeAlias = Annotated[Format, typer.Option(help="What to print on 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions:
-    """How a model is loaded."""
+    """Options of loading a model."""
 
     backend: Annotated[str, typer.Option(help="auto, hooked or bridge.")] = "auto"
     dtype: Annotated[str, typer.Option(help="float32, float64, float16 or bfloat16.")] = "float32"
@@ -57,7 +57,7 @@ class BackendOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """What is asked of a model."""
+    """Options of the prompt and its targets."""
 
     prompt: Annotated[str, typer.Argument(help="The text, or - to read it from stdin.")]
     answer: Annotated[
@@ -90,13 +90,13 @@ class PromptOptions:
 
     @property
     def choice(self) -> dict[str, Any]:
-        """What is attributed, as `iglens_tl.trace_prompt` takes it."""
+        """The choice of targets, as `iglens_tl.trace_prompt` takes it."""
         return {"answer": self.answer, "generate": self.generate, "targets": self.target or None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensOptions:
-    """Which lenses are compared; the commands have their own defaults."""
+    """Options of the compared lenses; the commands have their own defaults."""
 
     lenses: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""What a lens is, and how lenses measure a trace together.
+"""Lenses, and measuring a trace with several of them.
 
 A lens is a frozen dataclass of options. It is checked when it is made, and again against the model
 whose trace it measures; it names the activations that it needs and the states that it wants read
@@ -80,7 +80,7 @@ class Lens(ABC):
 
     @classmethod
     def accepts(cls, value: ValueLike) -> bool:
-        """Whether the lens can measure a value, so that a comparison may ask it for that."""
+        """Return whether the lens can measure a value."""
         del value
         return True
 
@@ -113,7 +113,7 @@ class Lens(ABC):
 
     @property
     def top_tokens(self) -> int:
-        """How many of the most probable tokens are kept at the points."""
+        """The number of most probable tokens that are kept at the points."""
         return getattr(self, "top_k", 0)
 
     @property
@@ -133,7 +133,7 @@ class Lens(ABC):
 
 @dataclass(frozen=True)
 class Run:
-    """What measuring a trace with some lenses gave.
+    """The outcome of measuring a trace with some lenses.
 
     Attributes:
         results: One for each lens that applies, in order.

@@ -1,4 +1,4 @@
-"""Where the path through the hidden states begins."""
+"""Baselines: the states at which a path through the hidden states begins."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Baseline:
 
     @property
     def fingerprint(self) -> str:
-        """What tells the baseline from others also in another process."""
+        """A text that tells the baseline from others, also in another process."""
         if self.vector is None:
             return self.name
         return sha256(self.vector.cpu().double().numpy().tobytes()).hexdigest()
@@ -124,7 +124,7 @@ def resolve_baseline(baseline: BaselineLike, *, d_model: int) -> Baseline:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a path begins: a baseline that is made of the states at a hook.
+    """The beginning of a path: a baseline that is made of the states at a hook.
 
     Attributes:
         site: The hook of the lowest state of the path.

@@ -17,7 +17,7 @@ BY = {
     "layer": "every block as one step",
     "sublayer": "attention and MLP of every block apart, through the state between them",
 }
-"""How finely the states of a path follow the blocks."""
+"""The steps in which a path follows the blocks."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ DIRECT_BY = {
     "sublayer": "attention and MLP apart",
     "head": "every attention head, the attention's bias and the MLP apart",
 }
-"""How finely blocks are split."""
+"""The splits of a block."""
 
 
 # Far above what rounding leaves of a sum of shares in float32, relative to their sizes.
@@ -100,7 +100,7 @@ class DirectLogitAttribution(Lens):
 
     @classmethod
     def accepts(cls, value: ValueLike) -> bool:
-        """Whether a value is linear in the logits of single tokens."""
+        """Return whether a value is linear in the logits of single tokens."""
         resolved = resolve_value(value)
         return resolved.name == "logit" or isinstance(resolved, LogitDifference)
 

@@ -15,7 +15,7 @@ from iglens_tl.prompts import Request
 from iglens_tl.readout import Readout, Targets, Value
 
 TOKENS_PER_PASS = 1024
-"""How many tokens run together with their graph; more nodes of a path run one part at a time."""
+"""The number of tokens that run together with their graph; longer paths run in parts."""
 
 if TYPE_CHECKING:
     Positions: TypeAlias = Literal["read", "all"]

@@ -50,7 +50,7 @@ LAYER_BASELINES = {
     "input_mean": "the layer's states when every embedding state is their mean over the text",
     "input_zero": "the layer's states when every embedding state is the zero vector",
 }
-"""Where a layer's path begins."""
+"""The beginnings of a layer's path."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What all level lenses share: what is read out after each segment, with its distribution."""
+"""Level lenses: a level is read out after each segment, with its distribution."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ NORMS = {
     "own": "the final norm takes its statistics from the state itself",
     "frozen": "the final norm keeps the statistics of the last state",
 }
-"""What the final norm does to an intermediate state."""
+"""The statistics that the final norm takes for an intermediate state."""
 
 
 @dataclass(frozen=True, kw_only=True)

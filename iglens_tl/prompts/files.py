@@ -14,7 +14,7 @@ else:  # anything may arrive here; it is answered with a readable error
     FilePath = Any
 
 Row: TypeAlias = tuple[str, Any]
-"""Where an entry stands, for errors, and what it is."""
+"""A place in a file, for errors, and the entry that stands there."""
 
 
 def read_prompts(path: FilePath, *, column: str | None = None) -> list[Any]:

@@ -29,7 +29,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Cost:
-    """What a lens costs when it runs alone; the comparison shares most of it.
+    """The cost of a lens when it runs alone; the comparison shares most of it.
 
     Attributes:
         forward_passes: Forward passes of the model.
@@ -46,7 +46,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class ComparisonSummary:
-    """How the lenses of a comparison relate.
+    """Tables of how the lenses of a comparison relate.
 
     Attributes:
         agreement: One row per pair of lenses: mean rank correlation of what changes in each layer,

@@ -1,4 +1,4 @@
-"""Which components a target's value comes from: the largest credits, and credits summed up."""
+"""Rank the components that a target's value comes from, and sum credits up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iglens_tl.results.segments import Segment, head_label, parse_segment
 from iglens_tl.results.targets import find_target
 
 OTHERS = "others"
-"""What stands for the segment in the row that sums up all further components."""
+"""The name of the segment in the row that sums up all further components."""
 
 Data = TypeVar("Data", bound=LensData)
 

@@ -1,4 +1,4 @@
-"""What every lens returns, as plain immutable data."""
+"""The data of a result, plain and immutable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from iglens_tl.results.folders import hide_folders, shorten_paths
 
 Kind: TypeAlias = Literal["credit", "level", "effect", "value"]
-"""What the numbers of a result are.
+"""The kinds of numbers that a result holds.
 
 "credit": they sum to `final − baseline`. "level": what is read out at the end of each segment.
 "effect": what a separate intervention on each segment does. "value": anything else that is read
@@ -68,7 +68,7 @@ class TopTokens:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a result comes from.
+    """The origin of a result.
 
     Of absolute paths only the last part is kept, whoever makes it: results are saved and mailed.
 
@@ -176,23 +176,23 @@ class LensData:
 
     @property
     def additive(self) -> bool:
-        """Whether `values` sum to `final − baseline`, up to the completeness error."""
+        """True if `values` sum to `final − baseline`, up to the completeness error."""
         return self.kind == "credit"
 
     @property
     def changes(self) -> Float[np.ndarray, "target segment"]:
-        """What belongs to each segment: its credit or effect, or for others the level's change."""
+        """The part of each segment: its credit or effect, or for others the level's change."""
         return self.values if self.kind in _PER_SEGMENT else self.levels - self._starts()
 
     @property
     def completeness_error(self) -> Float[np.ndarray, " target"]:
-        """What the sum of the values misses, sum − (final − baseline); NaN for a level lens."""
+        """The completeness error, sum − (final − baseline); NaN for a level lens."""
         error = self.sums - (self.final - self.baseline)
         return error if self.additive else np.full_like(error, np.nan)
 
     @property
     def segment_error(self) -> Float[np.ndarray, "target segment"]:
-        """What each credit misses of the change of the level over its segment; 0 for others."""
+        """The difference of each credit from the level's change over its segment; 0 for others."""
         if not self.additive:
             return np.zeros_like(self.values)
         return self.values - (self.levels - self._starts())

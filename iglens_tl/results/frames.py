@@ -15,7 +15,7 @@ LEVEL_SUMMARY_COLUMNS = ("final", "onset")
 """The same for a level lens, whose values do not sum to anything."""
 
 TARGET_COLUMNS = ("prompt", "position", "token_id", "token")
-"""What names a target; the index of a wide table."""
+"""The columns that name a target; the index of a wide table."""
 
 
 def wide_frame(data: LensData) -> pd.DataFrame:

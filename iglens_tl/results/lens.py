@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LensResult(LensData):
-    """What a lens measured; see `LensData` for the fields.
+    """The measurement of a lens; see `LensData` for the fields.
 
     The result is immutable. Its methods return new objects and write or show nothing unasked.
 

@@ -34,7 +34,7 @@ _READOUT_PARTS = ("norm_bias", "unembed_bias")
 
 @dataclass(frozen=True)
 class Segment:
-    """What a segment's label says.
+    """The meaning of a segment's label.
 
     Attributes:
         label: The label, such as "L3.H5<pos 2".

@@ -33,7 +33,7 @@ _FEWEST_ROWS = 128
 
 @dataclass(frozen=True)
 class Target:
-    """What the model predicts at some rows.
+    """The model's predictions at some rows.
 
     Attributes:
         negative_entropies: `[row]`, Σ p log p.

@@ -15,7 +15,7 @@ from iglens_tl.models.capture import capture
 PUBLISHED_SEQ_LEN = 2048
 
 NO_TOKEN = -1
-"""What stands behind the end of a sequence that is shorter than others."""
+"""The token behind the end of a sequence that is shorter than others."""
 
 if TYPE_CHECKING:
     TextsOrIds: TypeAlias = str | Sequence[str] | Sequence[Sequence[int]] | Tensor
@@ -23,7 +23,7 @@ else:  # anything may arrive here; it is answered with a readable error
     TextsOrIds = Any
 
 TOKENS_PER_PASS = 4096
-"""How many tokens share a forward pass, and are held with all their states, at most; one sequence
+"""The number of tokens that share a forward pass, and are held with all their states, at most; one sequence
 at least."""
 
 

@@ -1,4 +1,4 @@
-"""What a tuned lens learns: one affine map for every state but the last."""
+"""Translators of a tuned lens: one affine map for every state but the last."""
 
 from __future__ import annotations
 

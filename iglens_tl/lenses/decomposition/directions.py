@@ -26,7 +26,7 @@ UPDATES = {
     "attn": "what the attention wrote",
     "mlp": "what the MLP wrote",
 }
-"""What the directions describe."""
+"""The updates that directions can describe."""
 
 
 @dataclass(frozen=True, eq=False)

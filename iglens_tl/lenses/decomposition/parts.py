@@ -1,4 +1,4 @@
-"""What a block or the embedding writes, as a sum of parts, and each part's share of a credit.
+"""Split what a block or the embedding writes into parts, each with its share of a credit.
 
 A share is the product of a part with the integrated gradient of the value. The parts are never
 made as vectors of their own: a head's share is the product of what it passes to W_O with

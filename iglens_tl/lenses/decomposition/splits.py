@@ -74,13 +74,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Split:
-    """How a model's updates are divided.
+    """A division of a model's updates.
 
     Attributes:
         adapter: The model.
         by: One of `SPLITS`.
         path: One of `COMPONENT_PATHS`.
-        baseline: Where the path begins.
+        baseline: The beginning of the path.
         directions: The directions of the split "direction".
     """
 

@@ -1,4 +1,4 @@
-"""What all credit orders share: where they begin, what they read, and the shape of their result."""
+"""Credit orders: a common beginning, common readings and one shape of result."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class SkipShapley(CreditOrder):
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveOneOut(CreditOrder):
-    """What skipping each layer alone takes from the final value; not additive.
+    """Leave one out: the loss of final value when a layer alone is skipped; not additive.
 
     Attributes:
         top_k: How many of the most probable tokens to keep after each layer of the whole run.

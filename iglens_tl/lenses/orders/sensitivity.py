@@ -1,4 +1,4 @@
-"""How much a layer's credit depends on the order in which credit is given."""
+"""Measure how much a layer's credit depends on the order in which credit is given."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ MOST_PLAYERS = 14
 """Up to this many players every coalition is valued: 2^14 = 16,384."""
 
 DEFAULT_PERMUTATIONS = 100
-"""How many orders are sampled where there are more players and no number is asked for."""
+"""The number of sampled orders where there are more players and none is asked for."""
 
 
 @dataclass(frozen=True)
 class ShapleyRule:
-    """Which coalitions of a game are valued, and how the players' credits follow.
+    """The coalitions of a game that are valued, and the way from them to credits.
 
     Attributes:
         n_players: Number of players.
@@ -41,7 +41,7 @@ class ShapleyRule:
 
     @property
     def options(self) -> dict[str, int | None]:
-        """What a result's provenance says of the sample; 0 permutations are all of them."""
+        """The options for a result's provenance; 0 permutations are all of them."""
         n_permutations = 0 if self.permutations is None else len(self.permutations)
         return {"n_permutations": n_permutations, "seed": self.seed}
 

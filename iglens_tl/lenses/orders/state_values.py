@@ -14,7 +14,7 @@ from iglens_tl.readout import Point, Value, read_levels, read_points
 from iglens_tl.trace import Trace
 
 STATE_BYTES = 32 * 2**20
-"""How many bytes of states are made at a time, beyond those of the trace."""
+"""The bytes of states that are made at a time, beyond those of the trace."""
 
 
 def value_states(

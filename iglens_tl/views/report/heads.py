@@ -12,10 +12,10 @@ from iglens_tl.results.segments import Segment, head_label, parse_segment
 from iglens_tl.views.report.arrays import ArrayPool
 
 N_HEADS = 12
-"""How many heads of each target stand on the page."""
+"""The number of heads of each target on the page."""
 
 N_SOURCES = 16
-"""How many sources of each head stand on the page; the others stand there as their sum."""
+"""The number of sources of each head on the page; the others stand there as their sum."""
 
 _PARTS = {"source": "heads", "mlp": "MLPs", "embed": "embedding", "pos_embed": "embedding"}
 _OTHER = "biases and rest"
