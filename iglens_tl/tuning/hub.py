@@ -23,7 +23,7 @@ else:  # anything may arrive here; it is answered with a readable error
     NameOrPath = LensLike = Any
 
 REPO_ID, REPO_TYPE = "AlignmentResearch/tuned-lens", "space"
-"""The repository of published lenses, unless TUNED_LENS_REPO_ID and TUNED_LENS_REPO_TYPE say otherwise."""
+"""The repository of published lenses, unless TUNED_LENS_REPO_ID and _TYPE say otherwise."""
 
 _PARAMETERS = ("params.pt", "params.safetensors")
 

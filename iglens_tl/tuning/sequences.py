@@ -23,7 +23,7 @@ else:  # anything may arrive here; it is answered with a readable error
     TextsOrIds = Any
 
 TOKENS_PER_PASS = 4096
-"""The number of tokens that share a forward pass, and are held with all their states, at most; one sequence
+"""The most tokens that share a forward pass and are held with all their states; one sequence
 at least."""
 
 
