@@ -185,10 +185,8 @@ class IGLens(Lens):
         resolve_count("seed", self.seed, least=0)
         resolve_choice("path", self.path, PATHS)
         self._check_order()
-        if self.path not in (*_HIDDEN_STATE_PATHS, "straight") or self._estimator == "ps_ig":
-            self._order()
-        else:
-            self._rule()
+        self._rule()
+        self._order()
 
     def bind(self, adapter: ModelAdapter) -> Lens:
         """Return the lens of the credit order, checked against the model."""

@@ -177,7 +177,7 @@ def test_effects_agree_with_themselves(pair):
             expected = 1 / (effects == effects.max(axis=1, keepdims=True)).sum(axis=1)
         else:
             expected = 1
-        assert_close_to(np.where(np.isnan(found), expected, found), expected)
+        assert_close_to(np.where(np.isnan(found), expected, found), expected, size=1)
 
 
 @pytest.mark.parametrize("constant", [0.1, 1e-20, -3e7])

@@ -197,6 +197,8 @@ def test_a_layer_takes_one_pass_with_a_row_for_each_position_that_differs(toy_fo
     model, rows = load_model(toy_folder("llama")), []
     patch(model)
     model.add_hook("blocks.0.hook_attn_out", lambda a, hook: rows.append(len(a)))
+    patch(model)  # the first use of hooks also checks the model
+    rows.clear()
     patch(model)
     # Both prompts, then the three layers; the embedding of the last token is the same in both.
     assert rows == [1, 1, 3, 3, 3]

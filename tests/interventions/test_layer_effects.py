@@ -187,9 +187,9 @@ def test_standard_errors_are_those_of_the_draws(toy):
     # Means of two of three numbers give the numbers.
     draws = sum(alone) - 2 * np.stack(alone)
     found = layer_effects(toy, IDS, **options, n_draws=3)
-    np.testing.assert_allclose(found.values, draws.mean(0), atol=1e-9)
+    assert_close_to(found.values, draws.mean(0), dtype=torch.float32)
     expected = draws.std(0, ddof=1) / 3**0.5
-    np.testing.assert_allclose(found.statistics["standard_error"], expected, atol=1e-9)
+    assert_close_to(found.statistics["standard_error"], expected, dtype=torch.float32)
 
 
 def test_equal_reference_texts_leave_no_uncertainty(toy):
@@ -312,8 +312,8 @@ def test_a_unit_that_the_architecture_lacks_is_named():
         ({"intervention": "mean", "reference": []}, "reference holds no text; give several"),
         ({"intervention": "mean", "reference": [[1, 2]]}, "at least 2 reference texts, got 1"),
         ({"intervention": "mean", "reference": [[1, 2], [1]]}, "text 1 has one token only"),
-        ({"intervention": "mean", "n_draws": 1}, "n_draws must be an integer of at least 2, got 1"),
-        ({"intervention": "mean", "seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"intervention": "mean", "n_draws": 1}, "n_draws must be at least 2, got 1"),
+        ({"intervention": "mean", "seed": -1}, "seed must be at least 0, got -1"),
         (
             {"intervention": "resample", "reference": [*REFERENCE, IDS], "n_draws": 4},
             "resampling needs 4 reference texts .* that differ from the prompt, got 3",

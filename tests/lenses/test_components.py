@@ -170,7 +170,8 @@ def test_a_batch_has_the_credits_of_its_prompts_one_by_one(toy_model, name, back
         alone = components(model, prompt, **options).to_frame().reset_index(drop=True)
         of_batch = batch.for_prompt(index).to_frame().reset_index(drop=True)
         assert of_batch.loc[:, alone.columns].shape == alone.shape
-        numbers = [column for column in alone.columns if column != "onset"]
+        # The estimated error depends on how many parts there are, which longer texts have more of.
+        numbers = [column for column in alone.columns if column not in ("onset", "error")]
         np.testing.assert_allclose(of_batch[numbers], alone[numbers], atol=2e-5)
         added = [label for label in of_batch.columns if label not in alone.columns]
         assert all("<pos" in label for label in added) and not of_batch[added].to_numpy().any()
@@ -255,11 +256,11 @@ def test_targets_may_be_an_answer_or_generated(toy):
 
 
 def test_results_do_not_depend_on_how_targets_are_divided(toy, monkeypatch):
-    from iglens_tl.lenses import component_credits
+    from iglens_tl.lenses.decomposition import credits
 
     usual = {by: components(toy, TEXT, by=by, keep=4) for by in ("head_source", "neuron")}
-    monkeypatch.setattr(component_credits, "_SHARE_ENTRIES", 1)
-    monkeypatch.setattr(component_credits, "ROWS_PER_PASS", 1)
+    monkeypatch.setattr(credits, "_SHARE_ENTRIES", 1)
+    monkeypatch.setattr(credits, "ROWS_PER_PASS", 1)
     for by, expected in usual.items():
         divided = components(toy, TEXT, by=by, keep=4)
         assert divided.segments == expected.segments

@@ -83,7 +83,7 @@ def test_coarser_chains_credit_the_sums_of_finer_ones(toy_model, name, backend):
 def test_sublayers_add_up_to_their_layer_or_are_refused(toy_model, name, backend):
     model = toy_model(name, backend)
     if adapt(model).block_kind == "parallel":
-        with pytest.raises(ValueError, match="parallel.*sublayers=False"):
+        with pytest.raises(ValueError, match="parallel.*by='layer'"):
             ig_lens(model, IDS, by="sublayer")
         return
     fine = ig_lens(model, IDS, by="sublayer").to_frame()

@@ -119,7 +119,7 @@ def test_a_batch_takes_shared_or_separate_answers_and_targets(toy):
 
 
 def test_many_equal_prompts_are_split_into_several_forward_passes(toy, monkeypatch):
-    from iglens_tl.lenses import trace
+    from iglens_tl import trace
 
     prompts = [[1, 5 + index, 6, 7] for index in range(9)]
     whole = ig_lens(toy, prompts)
@@ -194,7 +194,7 @@ def test_a_model_without_tokenizer_takes_token_ids(toy_folder):
         (TEXT, {"layers": [-1]}, "layer -1 is out of range"),
         (TEXT, {"layers": [1, 1]}, "layer 1 is given twice"),
         (TEXT, {"layers": []}, "layers is empty"),
-        (TEXT, {"layers": [0], "sublayers": True}, "give layers or sublayers, not both"),
+        (TEXT, {"layers": [0], "by": "sublayer"}, "give layers or by='sublayer', not both"),
         (TEXT, {"targets": [" w9 w10"]}, r"is 2 tokens for .*\[' w9', ' w10'\]; name one token"),
         (TEXT, {"targets": [" elephant"]}, "' elephant' is not in the vocabulary"),
         (TEXT, {"targets": [D_VOCAB]}, f"target token id {D_VOCAB} is not in the vocabulary"),

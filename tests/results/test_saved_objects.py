@@ -11,6 +11,7 @@ import pytest
 
 from iglens_tl import PatchingResult, SkipCurves, Validation
 from iglens_tl.results import Provenance, Target, Text
+from tests.support.closeness import assert_identical
 from tests.support.results import HOSTILE, make_result
 
 PROVENANCE = Provenance(
@@ -81,10 +82,10 @@ def assert_equal(found, expected, where=""):
     """Compare two results part by part, numbers bit by bit."""
     assert type(found) is type(expected), where
     if isinstance(expected, pd.DataFrame):
-        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+        assert_identical(found, expected)
     elif isinstance(expected, np.ndarray):
         assert found.dtype == expected.dtype, where
-        np.testing.assert_array_equal(found, expected, err_msg=where)
+        assert_identical(found, expected)
     elif isinstance(expected, dict):
         assert list(found) == list(expected), where
         for key, entry in expected.items():

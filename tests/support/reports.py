@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from iglens_tl.lenses import LENSES
 from iglens_tl.results import Provenance
 from iglens_tl.results.lens import LensResult
 from tests.support.results import make_component_result, make_result
@@ -30,7 +31,7 @@ def make_lens(
     statistics = {} if additive else {"entropy": entropy}
     options = {} if name == "direct_logit_attribution" else {"value": value, "generate": 3}
     provenance = Provenance(
-        lens={"label": "IG-Lens"} if name == "ig_lens" else {},
+        lens={"label": LENSES[name].label, "measures": LENSES[name].measures},
         model={"name": "a <b>model</b>", "n_layers": n_layers, "dtype": "float32"},
         options=options,
         checks={"readout_error": 1.5e-7},

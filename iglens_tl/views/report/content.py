@@ -125,9 +125,9 @@ def _how(data: LensData) -> dict[str, Any]:
 
 
 def _values(results: Sequence[LensData]) -> dict[str, str]:
-    """Return the values in the order asked for, then those of lenses that have no choice."""
-    has_choice = [data for data in results if "value" in data.provenance.options]
-    return {value_name(data): value_of(data) for data in [*has_choice, *results]}
+    """Return the values of the first lens in their order, then those that only others have."""
+    of_first = [data for data in results if data.name == results[0].name]
+    return {value_name(data): value_of(data) for data in [*of_first, *results]}
 
 
 def _lens(data: LensData) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_the_page_says_what_made_it(tmp_path):
         "1.5e-07",
         "IG-Lens, log-probability",
         "IG-Lens: a note",
-        "Jacobian lens is left out: it needs &lt;fitting&gt;",
+        "jacobian lens is left out: it needs &lt;fitting&gt;",
         "The heads are left out.",
     ):
         assert part in text
@@ -163,7 +163,7 @@ def test_a_comparison_reports_itself_with_other_values_and_heads(toy, tmp_path):
     why = {"jacobian_lens": "not fitted", "logit_lens": "not for this value"}
     told = replace(other, skipped=why)
     page_text = first.report(tmp_path / "told.html", others=told).read_text(encoding="utf-8")
-    assert "Jacobian lens is left out: not fitted" in page_text
+    assert "jacobian lens is left out: not fitted" in page_text
     assert "logit lens is left out" not in page_text, "it is there in another value"
     different = compare(toy, text, answer=" w9")
     with pytest.raises(ValueError, match="different texts or targets"):
