@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from iglens_tl.interventions.effects import layer_effects
 from iglens_tl.interventions.named_results import changes_of_layers
 from iglens_tl.interventions.skip_curves import skip_curves
 from iglens_tl.lenses import Lens, compare
@@ -24,6 +23,7 @@ from iglens_tl.results import Target, storage
 from iglens_tl.results.curves import SkipCurves
 from iglens_tl.results.lens import LensResult
 from iglens_tl.resume import Parts
+from iglens_tl.trace import begin_trace
 
 Report: TypeAlias = Callable[[int, int, str], object]
 """Called before each step with the steps done, how many there are, and what comes now."""
@@ -73,7 +73,7 @@ class Runs:
         adapter: The model.
         lenses: The lenses, by the names of their credits.
         value: What is measured.
-        effect_options: By intervention, more options of `layer_effects`.
+        effects: By intervention, what measures its effects.
         seed: Seed of everything that is drawn.
         nulls: Whether random targets and random weights are measured too.
         chunk_size: How many prompts are measured together.
@@ -84,7 +84,7 @@ class Runs:
     adapter: ModelAdapter
     lenses: Mapping[str, Lens]
     value: Value
-    effect_options: Mapping[str, Mapping[str, Any]]
+    effects: Mapping[str, Lens]
     seed: int
     nulls: bool
     chunk_size: int
@@ -116,9 +116,9 @@ class Runs:
         starts = range(0, len(requests), self.chunk_size)
         chunks = {start: requests[start : start + self.chunk_size] for start in starts}
         unfitted = {name: lens for name, lens in self.lenses.items() if not lens.fitted}
-        n_stages = 2 + len(self.effect_options)
+        n_stages = 2 + len(self.effects)
         if self.nulls:
-            n_stages += 1 + (1 + len(self.effect_options)) * bool(unfitted)
+            n_stages += 1 + (1 + len(self.effects)) * bool(unfitted)
         steps = _Steps(self.report, n_stages * len(chunks))
         credits = self._all_credits(steps, self.adapter, chunks, self.lenses)
         joined = join_all(credits)
@@ -175,7 +175,7 @@ class Runs:
     ) -> dict[str, LensResult]:
         """Return the effects of every intervention, the chunks joined."""
         found: dict[str, LensResult] = {}
-        for name in self.effect_options:
+        for name in self.effects:
             of_chunks = [
                 self._results(
                     steps, f"{name}{model}", start, partial(self._effects, adapter, name, chunk)
@@ -212,15 +212,8 @@ class Runs:
     def _effects(
         self, adapter: ModelAdapter, intervention: str, requests: Sequence[Request]
     ) -> dict[str, LensResult]:
-        result = layer_effects(
-            adapter,
-            intervention=intervention,
-            value=self.value,
-            seed=self.seed,
-            **_own_targets(requests),
-            **self.effect_options[intervention],
-        )
-        return {intervention: _light(result)}
+        trace = begin_trace(adapter, **_own_targets(requests))
+        return {intervention: _light(self.effects[intervention](trace))}
 
     def _curves(self, credits: Mapping[str, LensResult], start: int) -> SkipCurves:
         # Random orders belong to prompts, whatever the size of the chunks.

@@ -101,9 +101,11 @@ def validate(
         )
     made = resolve_lenses(lenses, value=of_value)
     check_counts(chunk_size=(chunk_size, 1), n_draws=(n_draws, 2), seed=(seed, 0))
-    effect_options = resolve_effects(interventions, scope, n_draws, reference, prepend_bos)
-    for name, options in effect_options.items():
-        LayerEffects(intervention=name, value=of_value, seed=seed, **options).bind(adapter)
+    common = {"scope": scope, "n_draws": n_draws, "prepend_bos": prepend_bos}
+    common |= {"value": of_value, "seed": seed}
+    effects = resolve_effects(interventions, reference, common)
+    for effect in effects.values():
+        effect.bind(adapter)
     called = name_prompts(prompts, names)
     ids = [prompt_ids(adapter, *pair, prepend_bos) for pair in zip(prompts, called, strict=True)]
     answers = answers_of_prompts(answer, len(prompts))
@@ -113,7 +115,7 @@ def validate(
         generate = 1
     options = {
         "lenses": {name: {"lens": lens.name, **vars(lens)} for name, lens in made.items()},
-        "interventions": list(effect_options),
+        "interventions": list(effects),
         "scope": scope,
         **of_value.provenance(),
         "generate": generate,
@@ -137,7 +139,7 @@ def validate(
     runs = Runs(
         adapter=adapter,
         lenses=made,
-        effect_options=effect_options,
+        effects=effects,
         value=of_value,
         seed=seed,
         nulls=nulls,
@@ -208,13 +210,9 @@ _WITH_TEXTS = ("mean", "resample")
 
 
 def resolve_effects(
-    interventions: Names,
-    scope: str,
-    n_draws: int,
-    reference: PromptLike | None,
-    prepend_bos: bool | None,
-) -> dict[str, dict[str, Any]]:
-    """Return the options of every intervention."""
+    interventions: Names, reference: PromptLike | None, common: Mapping[str, Any]
+) -> dict[str, LayerEffects]:
+    """Return what measures the effects of every intervention, with the options of all."""
     if isinstance(interventions, str) or not isinstance(interventions, Sequence):
         raise TypeError(f"interventions must be a list of names, got {interventions!r}")
     known = ", ".join(INTERVENTIONS)
@@ -231,11 +229,12 @@ def resolve_effects(
             f"reference texts are for {' and '.join(_WITH_TEXTS)}, which are not among the "
             "interventions"
         )
-    common = {"scope": scope, "n_draws": n_draws, "prepend_bos": prepend_bos}
-    return {
-        name: {**common, "reference": reference} if name in with_texts else common
-        for name in interventions
-    }
+    effects = {}
+    for name in interventions:
+        texts = reference if name in with_texts else None
+        options: dict[str, Any] = {**common, "intervention": name, "reference": texts}
+        effects[name] = LayerEffects(**options)
+    return effects
 
 
 def name_prompts(prompts: Prompts, names: Names | None) -> list[str]:

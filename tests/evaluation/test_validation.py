@@ -176,7 +176,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(toy, found, tmp_path, int
 
 def test_finished_parts_are_not_measured_again(toy, found, tmp_path, monkeypatch):
     run(toy, chunk_size=2, folder=tmp_path)
-    for name in ("compare", "layer_effects", "skip_curves"):
+    for name in ("compare", "begin_trace", "skip_curves"):
         monkeypatch.setattr(runs, name, None)
     assert_same(run(toy, chunk_size=2, folder=tmp_path), found)
 

@@ -84,8 +84,15 @@ def follow_value(
         else:
             found = _integrate(readout, value, chords, n_chords, estimator)
         parts.append(_by_step(found, len(targets), n_chords))
-    fields = zip(*(vars(part).values() for part in parts), strict=True)
-    return ChordGradients(*(torch.cat(field) if field[0] is not None else None for field in fields))
+    errors = [part.errors for part in parts if part.errors is not None]
+    return ChordGradients(
+        start=torch.cat([part.start for part in parts]),
+        end=torch.cat([part.end for part in parts]),
+        means=torch.cat([part.means for part in parts]),
+        gradients=torch.cat([part.gradients for part in parts]),
+        changes=torch.cat([part.changes for part in parts]),
+        errors=torch.cat(errors) if errors else None,
+    )
 
 
 class PartCredits:
