@@ -68,6 +68,7 @@ class Trace:
         reduced: By name, for each text what a reduction kept.
         n_forward_passes: How many forward passes the model has run for this trace.
         choice: How the targets were chosen, for the provenance.
+        check: How far the model is from what the lenses assume of it, found on the first text.
 
     Example:
         >>> from iglens_tl import IGLens, LogitLens, load_model, trace_prompt
@@ -85,10 +86,15 @@ class Trace:
         *,
         choice: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin a trace that holds no activations yet; `trace_prompt` makes one from a prompt."""
+        """Check the model and begin a trace without activations; `trace_prompt` makes a full one.
+
+        Raises:
+            ValueError: For a model whose readout disagrees with its own probabilities.
+        """
         self.adapter = adapter
         self.requests = tuple(requests)
         self.choice = dict(choice or {})
+        self.check = check_model(adapter, torch.tensor(self.requests[0].ids))
         self.states: dict[str, Tensor] = {}
         self.reduced: dict[str, list[Tensor]] = {}
         self.n_forward_passes = 0
@@ -108,9 +114,10 @@ class Trace:
         answer: Tokens | None = None,
         targets: Tokens | None = None,
     ) -> Trace:
-        """Make a trace of what `model.run_with_cache(tokens)` returned, without a forward pass.
+        """Make a trace of what `model.run_with_cache(tokens)` returned, without running it again.
 
         What is measured is what the cache holds, also if it comes from a run with interventions.
+        Only to check the model itself, once for all its traces, the first text runs.
 
         Args:
             model: The model that filled the cache.
@@ -124,7 +131,8 @@ class Trace:
         Raises:
             TypeError: For arguments of a wrong kind.
             ValueError: For tokens that do not fit the cache, an answer with which they do not end,
-                or, as soon as a lens needs it, a hook that the cache lacks.
+                a model whose readout disagrees with its own probabilities, or, as soon as a lens
+                needs it, a hook that the cache lacks.
 
         Example:
             >>> from iglens_tl import LogitLens, Trace, load_model
@@ -332,7 +340,6 @@ def begin_trace(model: Model, prompt: PromptLike, **choice: Any) -> Trace:
     """
     adapter = adapt(model)
     requests = build_requests(adapter, prompt, **choice)
-    check_model(adapter, torch.tensor(requests[0].ids))
     recorded = {name: choice.get(name) for name in ("generate", "prepend_bos")}
     return Trace(adapter, requests, choice=recorded)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from iglens_tl.lenses.assembly import describe
 from iglens_tl.models.adapter import Model, ModelAdapter, adapt
-from iglens_tl.models.checks import check_model
 from iglens_tl.models.patching import patch_each, record
 from iglens_tl.prompts import (
     PromptLike,
@@ -92,7 +91,7 @@ def activation_patching(
         raise ValueError(f"unknown direction {direction!r}; choose one of {', '.join(DIRECTIONS)}")
     request, corrupted_ids = _matching_prompts(adapter, clean, corrupted, answer, prepend_bos)
     answer_id, last = request.target_ids[0], len(request.ids) - 1
-    check_model(adapter, torch.tensor(request.ids))
+    trace = Trace(adapter, [request], choice={"prepend_bos": prepend_bos})
     clean_run = record(adapter, request.ids, site)
     corrupted_run = record(adapter, corrupted_ids, site)
     measure = _measure(bound, answer_id, clean_run.logits)
@@ -112,7 +111,6 @@ def activation_patching(
     embed_values = patch_each(
         adapter, run, donor, "resid_pre", measure, layers=[0], positions=[last]
     )
-    trace = Trace(adapter, [request], choice={"prepend_bos": prepend_bos})
     options = {"direction": direction, "site": site, **bound.provenance()}
     return PatchingResult(
         site=site,

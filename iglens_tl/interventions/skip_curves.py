@@ -19,7 +19,7 @@ from iglens_tl.interventions.named_results import (
 )
 from iglens_tl.lenses.orders.shapley import antithetic_permutations, prefix_coalitions
 from iglens_tl.lenses.orders.state_values import STATE_BYTES, value_states
-from iglens_tl.models import Model, ModelAdapter, adapt, check_model
+from iglens_tl.models import Model, ModelAdapter, adapt
 from iglens_tl.models.skipping import run_skipping
 from iglens_tl.prompts import Request, bind_value, token_string
 from iglens_tl.readout import Value, ValueLike
@@ -80,7 +80,6 @@ def skip_curves(
     if effects is not None:
         orders[ORACLE] = _descending(changes_of_layers(effects, adapter.n_layers, "effects"))
     requests, rows_of_text = _requests(adapter, data)
-    check_model(adapter, torch.tensor(requests[0].ids))
     last_site = adapter.post_site(adapter.n_layers - 1)
     trace = Trace(adapter, requests)
     trace.collect([Needs((last_site,))])

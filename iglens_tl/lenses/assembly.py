@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.lenses.base import Lens
-from iglens_tl.models import ModelAdapter, check_model
+from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import token_string
 from iglens_tl.readout import Reading, Value, read_levels, stack
 from iglens_tl.results import Provenance, TopTokens
@@ -147,11 +147,10 @@ def describe(
 ) -> Provenance:
     """Record the model, the lens and its options, the checks and the versions."""
     adapter = trace.adapter
-    check = check_model(adapter, torch.tensor(trace.requests[0].ids))
     if adapter.dtype in (torch.float16, torch.bfloat16):
         notes += (
             f"the model runs in {_name(adapter.dtype)} and is read out in float32; its own rounded "
-            f"probabilities differ by up to {check.readout_error:.1e}",
+            f"probabilities differ by up to {trace.check.readout_error:.1e}",
         )
     return Provenance(
         model={
@@ -165,7 +164,7 @@ def describe(
         },
         lens={} if lens is None else {"label": lens.label, "measures": lens.measures},
         options={**options, **trace.choice},
-        checks=asdict(check),
+        checks=asdict(trace.check),
         versions={package: _version(package) for package in _PACKAGES},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notes=notes,

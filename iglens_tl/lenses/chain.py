@@ -69,10 +69,10 @@ def build_chain(
 
 
 def _sublayers(adapter: ModelAdapter) -> tuple[list[str], list[str]]:
-    if adapter.block_kind == "parallel":
+    if adapter.no_mid_because and adapter.block_kind != "attention_only":
         raise NotApplicableError(
-            f"the blocks of {adapter.name} run attention and MLP in parallel on the same state, so "
-            "there is no state between them; use whole layers (by='layer')"
+            f"{adapter.name} cannot be read within its blocks: {adapter.no_mid_because}; use whole "
+            "layers (by='layer')"
         )
     sites, segments = [], []
     for layer in range(adapter.n_layers):

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from iglens_tl.models.readout_tensors import extract_readout
+from iglens_tl.models.refusals import architecture_of, refuse_architecture
 from iglens_tl.readout.readout import Readout
 
 Model: TypeAlias = Any
@@ -24,7 +25,7 @@ Model: TypeAlias = Any
 model of Hugging Face transformers, or an adapter of one of them."""
 
 Backend: TypeAlias = Literal["hooked", "bridge"]
-BlockKind: TypeAlias = Literal["sequential", "parallel", "attention_only"]
+BlockKind: TypeAlias = Literal["sequential", "undivided", "parallel", "attention_only"]
 
 
 class NotApplicableError(ValueError):
@@ -43,8 +44,9 @@ class ModelAdapter:
         n_layers: Number of blocks.
         n_ctx: Longest sequence that the model takes.
         d_vocab: Number of input tokens.
-        block_kind: "sequential" blocks have a `resid_mid` between attention and MLP, "parallel"
-            ones do not, "attention_only" ones have no MLP.
+        block_kind: "sequential" blocks have a `resid_mid` between attention and MLP, which
+            TransformerLens does not show of "undivided" ones. In "parallel" blocks both read the
+            same state, "attention_only" ones have no MLP.
         mixer_sites: For each block the hook of what its attention adds to the stream. Some blocks
             of a hybrid have a convolution or a recurrence in the attention's place, and then it is
             the hook of what that adds.
@@ -71,6 +73,25 @@ class ModelAdapter:
     def name(self) -> str:
         """The model's name for people: a hub name as it is, of a folder the last component."""
         return short_name(self.path)
+
+    @property
+    def no_mid_because(self) -> str | None:
+        """Say as a clause why the blocks have no state to read between attention and MLP.
+
+        None where they have one.
+        """
+        return {
+            "sequential": None,
+            "undivided": (
+                "its blocks run attention and MLP one after the other, but the installed "
+                "TransformerLens does not show the state between them (no hook hook_resid_mid)"
+            ),
+            "parallel": (
+                "its blocks run attention and MLP in parallel on the same state, so there is no "
+                "state between them"
+            ),
+            "attention_only": "its blocks have attention only",
+        }[self.block_kind]
 
     @property
     def embed_site(self) -> str:
@@ -218,9 +239,11 @@ def adapt(model: Model) -> ModelAdapter:
     mixer_sites = tuple(_mixer_site(model, layer, name) for layer in range(n_layers))
     readout = extract_readout(model, backend, name)
     if readout.d_model != model.cfg.d_model:
-        raise ValueError(
-            f"{name} is not supported: the residual stream has width {model.cfg.d_model} but the "
-            f"unembedding reads width {readout.d_model}, so states are projected in between"
+        raise refuse_architecture(
+            name,
+            architecture_of(model),
+            f"the residual stream has width {model.cfg.d_model} but the unembedding reads width "
+            f"{readout.d_model}, so states are projected in between",
         )
     require_float64(readout.device, name)
     d_vocab = getattr(model.cfg, "d_vocab", -1)
@@ -312,9 +335,10 @@ def _count_blocks(model: Any, name: str) -> int:
         reason = "its blocks write several residual streams"
     else:
         return n_layers
-    raise ValueError(
-        f"{name} is not supported: {reason}, and iglens_tl reads decoder-only models with one "
-        "residual stream"
+    raise refuse_architecture(
+        name,
+        architecture_of(model),
+        f"{reason}, and iglens_tl reads decoder-only models with one residual stream",
     )
 
 
@@ -336,10 +360,11 @@ def _mixer_site(model: Any, layer: int, name: str) -> str:
     ]
     is_hybrid = any(f"blocks.{other}.hook_attn_out" in hooks for other in range(model.cfg.n_layers))
     if not is_hybrid or len(mixers) != 1:
-        raise ValueError(
-            f"{name} is not supported: block {layer} has no attention (no hook "
-            f"{prefix}.hook_attn_out), and iglens_tl reads models whose blocks add attention and "
-            "an MLP to one residual stream"
+        raise refuse_architecture(
+            name,
+            architecture_of(model),
+            f"block {layer} has no attention (no hook {prefix}.hook_attn_out), and iglens_tl reads "
+            "models whose blocks add attention and an MLP to one residual stream",
         )
     return f"{prefix}.{mixers[0]}.hook_out"
 
@@ -357,10 +382,12 @@ def _block_kind(model: Any, n_layers: int, name: str) -> BlockKind:
         return "attention_only"
     if len(with_mlp) < n_layers:
         without = min(set(layers) - set(with_mlp))
-        raise ValueError(
-            f"{name} is not supported: block {without} has no MLP (no hook blocks.{without}."
-            f"hook_mlp_out) while block {with_mlp[0]} has one, and iglens_tl reads models whose "
-            "blocks are alike in this"
+        raise refuse_architecture(
+            name,
+            architecture_of(model),
+            f"block {without} has no MLP (no hook blocks.{without}.hook_mlp_out) while block "
+            f"{with_mlp[0]} has one, and iglens_tl reads models whose blocks are alike in this",
         )
-    has_states_between = all(f"blocks.{layer}.hook_resid_mid" in hooks for layer in layers)
-    return "sequential" if has_states_between else "parallel"
+    if all(f"blocks.{layer}.hook_resid_mid" in hooks for layer in layers):
+        return "sequential"
+    return "parallel" if getattr(model.cfg, "parallel_attn_mlp", False) else "undivided"

@@ -13,6 +13,7 @@ from torch import Tensor
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.capture import capture_with_logits
 from iglens_tl.models.closeness import Distance, Tolerance, is_half, logit_distance
+from iglens_tl.models.refusals import architecture_of, refuse_architecture
 from iglens_tl.models.sharing import functions_state, user_functions, weights_state
 
 READOUT_TOLERANCE = 1e-5
@@ -84,6 +85,22 @@ def check_model(adapter: ModelAdapter, tokens: Int[Tensor, " pos"]) -> ReadoutCh
     return check
 
 
+def refuse_unmeasurable(adapter: ModelAdapter, tokens: Int[Tensor, " pos"]) -> None:
+    """Compare the readout and the residual stream with the model once, without remembering it.
+
+    A model is checked so as it is loaded, on a text of random tokens, of which no result should
+    report the rounding.
+
+    Args:
+        adapter: The model.
+        tokens: Any text.
+
+    Raises:
+        ValueError: As `check_model`.
+    """
+    _raise_on_disagreement(adapter, *_run_check(adapter, tokens))
+
+
 def _run_check(adapter: ModelAdapter, tokens: Tensor) -> tuple[ReadoutCheck, Distance]:
     layers = range(adapter.n_layers)
     names = [adapter.embed_site, *(adapter.post_site(layer) for layer in layers)]
@@ -125,22 +142,29 @@ def _raise_on_disagreement(adapter: ModelAdapter, check: ReadoutCheck, distance:
         else Tolerance(READOUT_TOLERANCE, LOGIT_TOLERANCE, None)
     )
     if not accepted.accepts(distance):
-        raise ValueError(
-            f"{adapter.name}: probabilities read out of the last residual state differ from the "
-            f"model's own by up to {distance.probability:.2g}, and logits by {distance.logit:.2g} "
-            f"of their spread (accepted: {accepted}), so credits would not sum to its probability. "
-            "If hooks or functions of yours edit the final norm or the logits, remove them; "
-            "otherwise this architecture is not supported by the installed TransformerLens"
+        raise _refusal(
+            adapter,
+            "probabilities read out of the last residual state differ from the model's own by up "
+            f"to {distance.probability:.2g}, and logits by {distance.logit:.2g} of their spread "
+            f"(accepted: {accepted}), so credits would not sum to its probability",
         )
     # `not <=` and not `>`, so that NaN counts as a disagreement.
     additivity_tolerance = HALF_PRECISION_TOLERANCE if half else ADDITIVITY_TOLERANCE
     if check.additivity_error is not None and not check.additivity_error <= additivity_tolerance:
-        raise ValueError(
-            f"{adapter.name}: a block's input plus its attention and MLP outputs differs from its "
-            f"output by {check.additivity_error:.2g} of its size (accepted: "
-            f"{additivity_tolerance:g}); this architecture is not supported by the installed "
-            "TransformerLens"
+        raise _refusal(
+            adapter,
+            "a block's input plus its attention and MLP outputs differs from its output by "
+            f"{check.additivity_error:.2g} of its size (accepted: {additivity_tolerance:g})",
         )
+
+
+def _refusal(adapter: ModelAdapter, reason: str) -> ValueError:
+    if user_functions(adapter.model):
+        return ValueError(
+            f"{adapter.name} cannot be measured with hooks or functions of yours at its modules, "
+            f"final norm or unembedding: {reason}; remove them"
+        )
+    return refuse_architecture(adapter.name, architecture_of(adapter.model), reason)
 
 
 def _relative_error(estimate: Tensor, truth: Tensor) -> float:

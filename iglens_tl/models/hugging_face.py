@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from iglens_tl.models.adapter import adapt, bridge_class
+from iglens_tl.models.checks import refuse_unmeasurable
 from iglens_tl.models.probing import Disagreement, probe, require_agreement
 from iglens_tl.models.refusals import one_line, refuse_architecture
 from iglens_tl.models.sharing import ModelState, copy_sharing_weights, model_state
@@ -58,8 +59,7 @@ def build_shared_bridge(hf_model: Any, tokenizer: Any) -> Any:
     """
     name = model_name(hf_model)
     require_measurable(hf_model, name)
-    with _evaluating(hf_model):
-        expected = compared(hf_model, name)
+    expected = compared(hf_model, name)
     shared = prepare(copy_sharing_weights(hf_model))
     own_tokenizer = None if tokenizer is None else copy_tokenizer(tokenizer)
     return boot_bridge(shared, own_tokenizer, expected, name=name)
@@ -75,7 +75,8 @@ def boot_bridge(hf_model: Any, tokenizer: Any, expected: Any, *, name: str) -> A
         name: The model's name, for messages.
 
     Raises:
-        ValueError: If TransformerLens does not read or not reproduce the model.
+        ValueError: If TransformerLens does not read or not reproduce the model, or if the lenses
+            cannot measure it.
     """
     architecture = type(hf_model).__name__
     installed = f"transformer-lens {version('transformer-lens')}"
@@ -110,18 +111,22 @@ def boot_bridge(hf_model: Any, tokenizer: Any, expected: Any, *, name: str) -> A
             str(error),
             remedy="another version of transformer-lens may support this architecture",
         ) from error
-    adapt(bridge)  # refuses what has no residual stream of blocks, before anything is measured
+    refuse_unmeasurable(adapt(bridge), expected.tokens[0][0])
     return bridge
 
 
 def compared(hf_model: Any, name: str, *, longest: int | None = None) -> Any:
     """Run a Hugging Face model on the texts that TransformerLens is compared on.
 
+    It runs as its user runs it, with the attention that Hugging Face chose: where eager attention,
+    which TransformerLens reads, computes something else (Falcon with ALiBi), that is a difference.
+
     Raises:
         ValueError: If the model's own logits are NaN, or its forward pass fails.
     """
     try:
-        return probe(hf_model, longest=longest)
+        with _evaluating(hf_model):
+            return probe(hf_model, longest=longest)
     except ValueError as error:
         raise ValueError(f"{name} cannot be measured: {error}") from error
     except (RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from safetensors import SafetensorError
 
-from iglens_tl.models.adapter import hooked_transformer_class
-from iglens_tl.models.hooked import MAX_N_CTX, HookedConversionError, convert_to_hooked
+from iglens_tl.models.adapter import adapt, hooked_transformer_class
+from iglens_tl.models.checks import refuse_unmeasurable
+from iglens_tl.models.hooked import MAX_N_CTX, convert_to_hooked
 from iglens_tl.models.hugging_face import (
     boot_bridge,
     build_shared_bridge,
@@ -148,14 +149,15 @@ def load_model(
     with _progress_bars(progress_bar):
         hf_model, own_tokenizer = _load_from_hf(source, name, tokenizer, options)
     require_measurable(hf_model, name)
-    hf_model = prepare(hf_model if target is None else hf_model.to(target))
+    hf_model = hf_model if target is None else hf_model.to(target)
     if backend != "bridge" and hooked_transformer_class() is not None:
         try:
             return _hooked(hf_model, own_tokenizer, name)
         except HookedRefusal:
             if backend == "hooked":
                 raise
-    return boot_bridge(hf_model, own_tokenizer, compared(hf_model, name), name=name)
+    expected = compared(hf_model, name)
+    return boot_bridge(prepare(hf_model), own_tokenizer, expected, name=name)
 
 
 class HookedRefusal(ValueError):
@@ -175,11 +177,12 @@ def _hooked(hf_model: Any, tokenizer: Any, name: str) -> Any:
                 "large here to be compared with Hugging Face on longer texts"
             )
         require_agreement(model, expected, name="HookedTransformer")
-    except (HookedConversionError, Disagreement) as error:
+        model.cfg.model_name = name
+        refuse_unmeasurable(adapt(model), expected.tokens[0][0])
+    except (ValueError, Disagreement) as error:
         raise HookedRefusal(
             f"{name} cannot be loaded as a HookedTransformer: {error}; use backend='bridge'"
         ) from None
-    model.cfg.model_name = name
     return model
 
 
@@ -221,7 +224,6 @@ def _load_from_hf(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
-            attn_implementation="eager",
             experts_implementation="eager",
             output_loading_info=True,
             **options,

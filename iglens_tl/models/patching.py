@@ -181,11 +181,10 @@ def _recorded_hooks(adapter: ModelAdapter, site: str) -> list[str]:
         raise NotApplicableError(
             f"{adapter.name} has attention only, so there is no mlp_out to replace; use attn_out"
         )
-    if site == "resid_mid" and adapter.block_kind != "sequential":
+    if site == "resid_mid" and adapter.no_mid_because:
         raise NotApplicableError(
-            f"{adapter.name} has no state between attention and MLP (its blocks are "
-            f"{adapter.block_kind.replace('_', ' ')}), so there is no resid_mid to replace; use "
-            "resid_pre, resid_post or attn_out"
+            f"{adapter.name} has no resid_mid to replace: {adapter.no_mid_because}; use resid_pre, "
+            "resid_post or attn_out"
         )
     made_of = ["resid_pre", "attn_out"] if site == "resid_mid" else [site]
     return [_name(layer, part) for layer in range(adapter.n_layers) for part in made_of]

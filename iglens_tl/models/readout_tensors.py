@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iglens_tl.models.refusals import architecture_of, refuse_architecture
 from iglens_tl.readout.readout import FinalNorm, OutputTransform, Readout
 
 _NORM_TOLERANCE = 1e-3
@@ -36,9 +37,11 @@ def extract_readout(model: Any, backend: str, name: str) -> Readout:
     norm = extract_norm(model, backend, module, dtype)
     if norm is None and not _is_idle(model, module):
         kind = type(_wrapped(module)).__name__
-        raise ValueError(
-            f"{name} is not supported: its final norm ({kind}) is neither a layer norm nor an RMS "
-            "norm with a weight and a bias, so states cannot be read out as the model does it"
+        raise refuse_architecture(
+            name,
+            architecture_of(model),
+            f"its final norm ({kind}) is neither a layer norm nor an RMS norm with a weight and a "
+            "bias, so states cannot be read out as the model does it",
         )
     return Readout(
         unembed=unembed,
@@ -151,8 +154,10 @@ def _output_transform(model: Any, backend: str, name: str) -> OutputTransform:
     scale = round(float(apply(probe[2:3].clone())) / float(probe[2]), 9)
     transform = OutputTransform(scale=scale, softcap=softcap)
     if not torch.allclose(apply(probe.clone()), transform(probe), rtol=1e-6, atol=1e-9):
-        raise ValueError(
-            f"{name} is not supported: it transforms its logits in a way that iglens_tl does not "
-            "know; known are a scale (Cohere, Granite) and a tanh softcap (Gemma 2)"
+        raise refuse_architecture(
+            name,
+            architecture_of(model),
+            "it transforms its logits in a way that iglens_tl does not know, neither by a scale "
+            "(Cohere, Granite) nor by a tanh softcap (Gemma 2)",
         )
     return transform

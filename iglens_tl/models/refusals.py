@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _LONGEST_REASON = 240
 
@@ -29,6 +30,11 @@ def refuse_architecture(
         "Qwen, Gemma or GPT-2"
     )
     return ValueError(f"{label} is not supported: {reason}; {advice}")
+
+
+def architecture_of(model: Any) -> str:
+    """Return the class of the Hugging Face model in a bridge, or the model's own class."""
+    return type(vars(model).get("original_model") or model).__name__
 
 
 def one_line(error: BaseException) -> str:

@@ -76,7 +76,7 @@ def path_sensitivity(
     """
     names = _check_paths(paths)
     adapter = model.adapter if isinstance(model, Trace) else adapt(model)
-    if paths is None and adapter.block_kind == "parallel":
+    if paths is None and adapter.block_kind in ("undivided", "parallel"):
         names.remove("sublayers")
     lenses = [
         IGLens(
