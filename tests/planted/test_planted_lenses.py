@@ -125,7 +125,7 @@ def test_only_direct_logit_attribution_sees_that_a_cooler_writes_nothing(find):
 
 def test_skipping_says_nothing_of_a_writer_that_has_a_backup(find):
     of = partial(find, BACKUP)
-    for lens in ("effect of skip", "effect of zero", "order leave_one_out"):
+    for lens in ("effect of skip", "order leave_one_out"):
         assert of(lens).is_silent(total(of(lens), "L0"))
     assert mass(of("order shapley_skip"), "L0") == pytest.approx(0.5, abs=0.02)
     assert mass(of(IG_LENS), "L0.mlp") > 0.95
