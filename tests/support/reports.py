@@ -31,7 +31,7 @@ def make_lens(
     statistics = {} if additive else {"entropy": entropy}
     options = {} if name == "direct_logit_attribution" else {"value": value, "generate": 3}
     provenance = Provenance(
-        lens={"label": LENSES[name].label, "measures": LENSES[name].measures},
+        lens=_described(name),
         model={"name": "a <b>model</b>", "n_layers": n_layers, "dtype": "float32"},
         options=options,
         checks={"readout_error": 1.5e-7},
@@ -42,6 +42,11 @@ def make_lens(
     if name == "direct_logit_attribution":
         result = replace(result, ranks=None, top=None)
     return replace(result, lens=name, statistics=statistics, provenance=provenance)
+
+
+def _described(name: str) -> dict[str, str]:
+    lens = LENSES.get(name)
+    return {} if lens is None else {"label": lens.label, "measures": lens.measures}
 
 
 def make_lenses(**options: Any) -> list[LensResult]:
