@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 import iglens_tl
 from iglens_tl.cli.app import app
+from iglens_tl.lenses import LENSES
+from tests.support.family_table import family_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -118,3 +120,33 @@ def test_documents_name_targets_that_the_makefile_has():
         blocks = re.findall(r"^```\w*\n(.*?)^```", document.read_text("utf-8"), re.M | re.S)
         named = set(re.findall(r"^make ([a-z0-9-]+)", "".join(blocks), re.M))
         assert named <= has
+
+
+def test_the_table_of_lenses_says_what_the_lenses_say_of_themselves():
+    rows = re.findall(r"^\| `\w+` \(\w+\) \|.*$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    facts = ("measures", "units", "sums_to", "cost")
+    assert rows == [
+        f"| `{name}` ({lens.__name__}) | {' | '.join(getattr(lens, fact) for fact in facts)} |"
+        for name, lens in LENSES.items()
+    ]
+
+
+def test_the_table_of_families_is_that_of_the_tests():
+    assert family_table() in (ROOT / "docs" / "models.md").read_text("utf-8")
+
+
+def test_the_readme_counts_the_families_that_are_tested():
+    classes = re.findall(r"^\| `(\w+)` \|", family_table(), re.M)
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert f"The tests cover {len(set(classes))} classes" in readme
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+
+
+def test_links_between_documents_lead_somewhere():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8")):
+            if not link.startswith("http"):
+                assert (document.parent / link).exists(), f"{document.name}: {link}"
