@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import LogitDifference, embedded_reference_texts, ig_lens, layer_effects, load_model
+from iglens_tl import LogitDifference, embedded_reference_texts, ig_lens, layer_effects
 from iglens_tl.interventions import effects as effects_module
 from iglens_tl.models import adapt
 from iglens_tl.models.capture import run
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS
 from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
-from tests.support.families import write_folder
-from tests.support.fixed_batch import FIXED_BATCH
+from tests.support.fixed_batch import FIXED_BATCH, load_eager
 from tests.support.native import native_bridge, native_hooked
 from tests.support.results import assert_same_numbers
 
@@ -225,8 +224,8 @@ def test_a_batch_gives_the_same_as_its_prompts_and_so_do_small_passes(
 
 
 @pytest.mark.parametrize("family", FIXED_BATCH, ids=lambda family: family.name)
-def test_architectures_that_fix_the_batch_run_every_copy_from_the_start(family, tmp_path):
-    model = load_model(write_folder(family, tmp_path), backend="bridge")
+def test_architectures_that_fix_the_batch_run_every_copy_from_the_start(family):
+    model = load_eager(family)
     for unit in ("layer", "attn"):
         expected = effects_by_loop(model, IDS, unit, partial(nothing, model, IDS))
         found = layer_effects(model, [IDS, IDS[::-1]], by=unit).for_prompt(0)

@@ -27,6 +27,7 @@ from iglens_tl.models.batching import (
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED
 from tests.support.closeness import assert_identical
 from tests.support.families import D_VOCAB, Family, write_folder
+from tests.support.fixed_batch import load_eager
 from tests.support.native import native_bridge, native_hooked
 
 LENGTHS = (3, 11, 7, 40, 20, 7)
@@ -160,8 +161,8 @@ def test_a_ragged_batch_gives_the_numbers_of_its_texts_one_by_one(toy_model, nam
 
 
 @pytest.mark.parametrize("family", ALIBI, ids=lambda family: family.name)
-def test_alibi_takes_padding_on_the_right(tmp_path, family):
-    model = load_model(write_folder(family, tmp_path), backend="bridge")
+def test_alibi_takes_padding_on_the_right(family):
+    model = load_eager(family)
     assert padding_is_harmless(adapt(model), max(TEXTS, key=len))
     together = last_states(model, pad_right(TEXTS))
     for row, ids in enumerate(TEXTS):

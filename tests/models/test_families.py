@@ -84,9 +84,14 @@ def plain_run(folder: Path, *, n_heads: int | None = None) -> tuple[Tensor, list
             *parents, last = name.split(".")
             if last in PROJECTIONS and "att" in ".".join(parents[-2:]):
                 module.register_forward_pre_hook(keep)
+    return log_probs_of_next_tokens(model), passed_on
+
+
+def log_probs_of_next_tokens(hf_model: Any) -> Tensor:
+    """Run a Hugging Face model on the text and return what it predicts of every next token."""
     with torch.no_grad():
-        logits = model(torch.tensor([IDS])).logits[0, :-1].double()
-    return logits.log_softmax(-1).gather(1, torch.tensor(IDS[1:])[:, None])[:, 0], passed_on
+        logits = hf_model(torch.tensor([IDS])).logits[0, :-1].double()
+    return logits.log_softmax(-1).gather(1, torch.tensor(IDS[1:])[:, None])[:, 0]
 
 
 @pytest.mark.parametrize(("family", "backend"), LOADABLE)
@@ -135,12 +140,41 @@ def test_a_bridge_that_computes_something_else_is_refused_at_load(folder_of, fam
 
 
 @pytest.mark.parametrize(("family", "words"), REFUSED)
-def test_what_cannot_be_measured_is_refused_in_one_sentence(folder_of, family, words):
+def test_what_cannot_be_measured_is_refused_in_one_sentence_as_it_loads(folder_of, family, words):
     folder = folder_of(family)
-    with pytest.raises(ValueError, match=words) as caught:
-        ig_lens(load_model(folder), IDS)
-    message = str(caught.value)
-    assert family.name in message and "\n" not in message and len(message) < 600
+    names = {
+        folder: rf"{family.name} \({family.architecture}\)",
+        transformers.AutoModelForCausalLM.from_pretrained(folder): family.architecture,
+    }
+    for source, name in names.items():
+        message = rf"{name} is not supported: [^\n]*{words}[^\n]*; [^\n]+\Z"
+        with pytest.raises(ValueError, match=message) as caught:
+            load_model(source)
+        assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_eager_attention_that_the_user_chose_is_measured_as_it_runs(parallel):
+    name = "falcon_alibi" if parallel else "falcon_rw"
+    family = next(family for family, _ in REFUSED_FAMILIES if family.name == name)
+    hf_model = family.build()
+    usual = log_probs_of_next_tokens(hf_model)
+    hf_model.set_attn_implementation("eager")
+    eager = log_probs_of_next_tokens(hf_model)
+    np.testing.assert_allclose(np.log(ig_lens(hf_model, IDS).final), eager, atol=1e-4)
+    assert (eager - usual).abs().max() > 1e-2
+
+
+@pytest.mark.skipif(MAJOR != "3", reason="TransformerLens 4 shows the state within these blocks")
+def test_blocks_in_sequence_without_a_state_between_are_not_called_parallel(load):
+    family = next(family for family in FURTHER_FAMILIES if family.name == "olmo_hybrid")
+    with pytest.raises(NotApplicableError, match="one after the other, .*no hook hook_resid_mid"):
+        ig_lens(load(family, "bridge"), IDS, by="sublayer")
+
+
+@pytest.mark.parametrize(("family", "backend"), LOADABLE)
+def test_parallel_blocks_are_told_from_others(load, family, backend):
+    assert (adapt(load(family, backend)).block_kind == "parallel") == family.parallel
 
 
 def test_names_are_short_and_paths_stay_in_the_adapter(folder_of, load):

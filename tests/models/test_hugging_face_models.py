@@ -236,7 +236,7 @@ def test_a_hooked_transformer_of_a_model_in_memory_has_its_own_weights():
 def test_models_without_unembedding_are_refused_with_the_remedy():
     config = BY_NAME["llama"].config()
     with pytest.raises(
-        ValueError, match=r"\(LlamaModel\).* has no unembedding; give the model …For"
+        ValueError, match=r"LlamaModel is not supported: it has no unembedding; give the model …For"
     ):
         ig_lens(transformers.LlamaModel(config), IDS)
 

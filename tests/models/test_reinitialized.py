@@ -153,5 +153,5 @@ def test_seeds_that_are_none_are_errors(toy, seed):
 
 
 def test_anything_but_a_model_is_an_error():
-    with pytest.raises(TypeError, match="must be a HookedTransformer or"), reinitialized("demo"):
+    with pytest.raises(TypeError, match="must be a HookedTransformer, "), reinitialized("demo"):
         pytest.fail("the block must not begin")

@@ -15,8 +15,7 @@ from iglens_tl.models import adapt, capture, skipping
 from iglens_tl.models.skipping import run_skipping
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
 from tests.support.closeness import assert_close_to
-from tests.support.families import write_folder
-from tests.support.fixed_batch import FIXED_BATCH
+from tests.support.fixed_batch import FIXED_BATCH, load_eager
 from tests.support.native import native_bridge, native_hooked
 
 ALL = torch.tensor(list(product([False, True], repeat=3)))
@@ -104,8 +103,8 @@ def test_half_precision_models_give_states_in_the_readouts_precision(toy_model, 
 
 
 @pytest.mark.parametrize("family", FIXED_BATCH, ids=lambda family: family.name)
-def test_models_that_fix_the_batch_at_the_first_block_run_every_row(tmp_path, family):
-    adapter = adapt(load_model(write_folder(family, tmp_path / "model"), backend="bridge"))
+def test_models_that_fix_the_batch_at_the_first_block_run_every_row(family):
+    adapter = adapt(load_eager(family))
     states = run_skipping(adapter, IDS, ALL, POSITIONS)
     expected = one_by_one(adapter, IDS, ALL, POSITIONS)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)

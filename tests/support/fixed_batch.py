@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from iglens_tl import load_model
 from tests.support.families import D_VOCAB, Family
 
 ALIBI = {
@@ -45,3 +48,13 @@ FIXED_BATCH = (
     ),
 )
 """Architectures whose blocks all need the batch that the first one had."""
+
+
+def load_eager(family: Family) -> Any:
+    """Return a bridge over a toy model whose user chose eager attention.
+
+    With the attention that Hugging Face chooses by itself, Falcon with ALiBi is refused.
+    """
+    hf_model = family.build()
+    hf_model.set_attn_implementation("eager")
+    return load_model(hf_model)

@@ -247,8 +247,8 @@ FURTHER_FAMILIES = (
 )
 """Families that load with a bridge, and where `hooked` also as a HookedTransformer."""
 
-_UNKNOWN = "architecture"
-_NOT_ADDITIVE = "plus its attention and MLP outputs differs"
+_UNKNOWN = r"cannot read it \(ValueError: .*architecture"
+_NOT_ADDITIVE = "a block's input plus its attention and MLP outputs differs"
 _OWN_HEAD = "probabilities read out of the last residual state differ"
 
 REFUSED_FAMILIES = (
@@ -311,18 +311,18 @@ REFUSED_FAMILIES = (
     ),
     (
         _bridge("opt_post_norm", "OPTForCausalLM", _OPT_LIKE | {"do_layer_norm_before": False}),
-        "is not supported",
+        "fails .*final_layer_norm",
     ),
     (_bridge("openai_gpt", "OpenAIGPTLMHeadModel", _GPT2_LIKE), "differ from Hugging Face's"),
     (_bridge("hrm_text", "HrmTextForCausalLM", LLAMA_LIKE), "no hook blocks.0.hook_resid_pre"),
-    (_bridge("bart", "BartForCausalLM", _BART_LIKE), "is not supported"),
+    (_bridge("bart", "BartForCausalLM", _BART_LIKE), "cannot read it .*'encoder'"),
     (_bridge("helium", "HeliumForCausalLM", _LLAMA_HEADS), _UNKNOWN),
     (_bridge("persimmon", "PersimmonForCausalLM", LLAMA_LIKE), _UNKNOWN),
     (_bridge("phimoe", "PhimoeForCausalLM", LLAMA_LIKE | {"num_local_experts": 4}), _UNKNOWN),
     # Variants of families that load, which TransformerLens trips over.
     (
         _bridge("gpt_neox_no_bias", "GPTNeoXForCausalLM", LLAMA_LIKE | {"attention_bias": False}),
-        "is not supported",
+        "cannot read it .*AssertionError",
     ),
     (
         _bridge(
@@ -330,11 +330,24 @@ REFUSED_FAMILIES = (
             "FalconForCausalLM",
             _FALCON_LIKE | {"num_kv_heads": 2, "new_decoder_architecture": True},
         ),
-        "is not supported",
+        "cannot read it .*split",
+    ),
+    # Hugging Face's eager attention, which TransformerLens reads, adds the biases of ALiBi twice.
+    (
+        _bridge("falcon_alibi", "FalconForCausalLM", _FALCON_LIKE | {"alibi": True}),
+        "differ from Hugging Face's",
+    ),
+    (
+        _bridge(
+            "falcon_rw",
+            "FalconForCausalLM",
+            _FALCON_LIKE | {"alibi": True, "parallel_attn": False, "multi_query": False},
+        ),
+        "differ from Hugging Face's",
     ),
     (
         _bridge("phi_qk_norm", "PhiForCausalLM", LLAMA_LIKE | {"qk_layernorm": True}),
-        "is not supported",
+        "cannot read it .*q_norm",
     ),
     (
         _bridge(
@@ -345,7 +358,7 @@ REFUSED_FAMILIES = (
             | {"layer_types": ["mamba", "attention", "mamba"], "mamba_n_heads": 8}
             | {"mamba_d_head": 8, "mamba_d_state": 8},
         ),
-        "is not supported",
+        "fails .*rotary_emb",
     ),
 )
 """Families that are refused, each with words of the sentence that says why."""
