@@ -152,6 +152,11 @@ def prepare(hf_model: Any) -> Any:
     return hf_model
 
 
+def runs_eager(hf_model: Any) -> bool:
+    """Return whether a model runs with eager attention; not every class can be switched to it."""
+    return getattr(hf_model.config, "_attn_implementation", None) in (None, "eager")
+
+
 def require_measurable(hf_model: Any, name: str) -> None:
     """Refuse models that no lens can measure, whatever their architecture.
 

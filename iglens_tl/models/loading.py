@@ -24,6 +24,7 @@ from iglens_tl.models.hugging_face import (
     prepare,
     refuse_quantised,
     require_measurable,
+    runs_eager,
 )
 from iglens_tl.models.probing import Disagreement, require_agreement
 from iglens_tl.models.refusals import one_line, refuse_architecture
@@ -157,7 +158,14 @@ def load_model(
             if backend == "hooked":
                 raise
     expected = compared(hf_model, name)
-    return boot_bridge(prepare(hf_model), own_tokenizer, expected, name=name)
+    hf_model = prepare(hf_model)
+    if not runs_eager(hf_model):  # a class that chooses its attention once and for all (Falcon)
+        del hf_model
+        options["attn_implementation"] = "eager"
+        with _progress_bars(progress_bar):
+            hf_model, own_tokenizer = _load_from_hf(source, name, own_tokenizer, options)
+        hf_model = prepare(hf_model if target is None else hf_model.to(target))
+    return boot_bridge(hf_model, own_tokenizer, expected, name=name)
 
 
 class HookedRefusal(ValueError):

@@ -224,8 +224,8 @@ def test_a_batch_gives_the_same_as_its_prompts_and_so_do_small_passes(
 
 
 @pytest.mark.parametrize("family", FIXED_BATCH, ids=lambda family: family.name)
-def test_architectures_that_fix_the_batch_run_every_copy_from_the_start(family):
-    model = load_eager(family)
+def test_architectures_that_fix_the_batch_run_every_copy_from_the_start(family, tmp_path):
+    model = load_eager(family, tmp_path)
     for unit in ("layer", "attn"):
         expected = effects_by_loop(model, IDS, unit, partial(nothing, model, IDS))
         found = layer_effects(model, [IDS, IDS[::-1]], by=unit).for_prompt(0)

@@ -161,8 +161,8 @@ def test_a_ragged_batch_gives_the_numbers_of_its_texts_one_by_one(toy_model, nam
 
 
 @pytest.mark.parametrize("family", ALIBI, ids=lambda family: family.name)
-def test_alibi_takes_padding_on_the_right(family):
-    model = load_eager(family)
+def test_alibi_takes_padding_on_the_right(family, tmp_path):
+    model = load_eager(family, tmp_path)
     assert padding_is_harmless(adapt(model), max(TEXTS, key=len))
     together = last_states(model, pad_right(TEXTS))
     for row, ids in enumerate(TEXTS):

@@ -103,8 +103,8 @@ def test_half_precision_models_give_states_in_the_readouts_precision(toy_model, 
 
 
 @pytest.mark.parametrize("family", FIXED_BATCH, ids=lambda family: family.name)
-def test_models_that_fix_the_batch_at_the_first_block_run_every_row(family):
-    adapter = adapt(load_eager(family))
+def test_models_that_fix_the_batch_at_the_first_block_run_every_row(family, tmp_path):
+    adapter = adapt(load_eager(family, tmp_path))
     states = run_skipping(adapter, IDS, ALL, POSITIONS)
     expected = one_by_one(adapter, IDS, ALL, POSITIONS)
     torch.testing.assert_close(states, expected, atol=1e-5, rtol=0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from transformers import AutoModelForCausalLM
+
 from iglens_tl import load_model
-from tests.support.families import D_VOCAB, Family
+from tests.support.families import D_VOCAB, Family, build_tokenizer, write_folder
 
 ALIBI = {
     "vocab_size": D_VOCAB,
@@ -50,11 +53,13 @@ FIXED_BATCH = (
 """Architectures whose blocks all need the batch that the first one had."""
 
 
-def load_eager(family: Family) -> Any:
+def load_eager(family: Family, folder: Path) -> Any:
     """Return a bridge over a toy model whose user chose eager attention.
 
     With the attention that Hugging Face chooses by itself, Falcon with ALiBi is refused.
     """
-    hf_model = family.build()
-    hf_model.set_attn_implementation("eager")
-    return load_model(hf_model)
+    write_folder(family, folder)
+    return load_model(
+        AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager"),
+        tokenizer=build_tokenizer(),
+    )
