@@ -19,8 +19,7 @@ test-tl4: $(VENV4)/.ready-dev
 	$(VENV4)/bin/python -m pytest -n auto --dist loadgroup
 
 # What a first verdict goes without: browsers, trained toys, experiments, whole notebooks.
-SLOW = tests/demo_model tests/planted tests/test_*experiment.py tests/test_*study.py \
-	tests/test_*figure*.py tests/test_*agreement.py tests/test_notebooks.py tests/test_examples.py \
+SLOW = tests/experiments tests/test_notebooks.py tests/test_examples.py \
 	tests/views/report/test_report_browser.py tests/views/report/test_report_keyboard.py \
 	tests/views/figures/test_browser.py
 

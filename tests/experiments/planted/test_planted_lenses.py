@@ -25,7 +25,7 @@ from experiments.planted.models import (
 from experiments.planted.study import score_model, study, summarise
 from iglens_tl.models import adapt
 from iglens_tl.models.adapter import hooked_transformer_class
-from tests.planted.by_hand import p_of_answer
+from tests.experiments.planted.by_hand import p_of_answer
 from tests.support.closeness import assert_close_to
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
