@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from itertools import product
 
-from iglens_tl.lenses.credit_orders import FROZEN_CHAINS, PATHS, RECOMPUTED_PATHS
+from iglens_tl.lenses.ig import FROZEN_CHAINS, PATHS, RECOMPUTED_PATHS
 
 FORWARD = "hidden_states"
 REVERSE = "reverse"

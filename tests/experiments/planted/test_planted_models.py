@@ -23,7 +23,13 @@ from experiments.planted.models import (
 from experiments.planted.stream import SCALE
 from experiments.planted.vocabulary import CAPITALS, UNSURE, WORDS, reference_texts
 from iglens_tl.models.adapter import hooked_transformer_class
-from tests.experiments.planted.by_hand import PARTS, logits_without, p_of_answer, token_ids, tokenizer
+from tests.experiments.planted.by_hand import (
+    PARTS,
+    logits_without,
+    p_of_answer,
+    token_ids,
+    tokenizer,
+)
 from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 
 EXAMPLES = (
