@@ -89,7 +89,12 @@ how credit is shared where several components move together, and whether the lay
 recomputed."""
 
 _HIDDEN_STATE_PATHS = ("hidden_states", "sublayers")
-_FROZEN_CHAINS = tuple(path for path, order in ORDERS.items() if issubclass(order, FrozenChain))
+FROZEN_CHAINS = tuple(path for path, order in ORDERS.items() if issubclass(order, FrozenChain))
+"""The orders that are one chain of states over frozen updates."""
+
+RECOMPUTED_PATHS = ("shapley_skip", "leave_one_out")
+"""The orders that run the model again with some layers skipped."""
+
 SHAPLEY_PATHS = ("shapley_frozen", "shapley_skip")
 """The orders that are means over many, and can be sampled."""
 
@@ -97,8 +102,8 @@ _PATHS_OF_ESTIMATORS = {
     "ps_ig": (*_HIDDEN_STATE_PATHS, "straight"),
     "idgi": ("straight",),
     "delta": tuple(path for path in PATHS if path != "straight"),
-    "riemann": (*_HIDDEN_STATE_PATHS, *_FROZEN_CHAINS),
-    "gradient": (*_HIDDEN_STATE_PATHS, *_FROZEN_CHAINS, "straight"),
+    "riemann": (*_HIDDEN_STATE_PATHS, *FROZEN_CHAINS),
+    "gradient": (*_HIDDEN_STATE_PATHS, *FROZEN_CHAINS, "straight"),
 }
 
 
@@ -262,9 +267,9 @@ class IGLens(Lens):
             return LayerParts(**common, **parts, estimator="ps_ig", **steps)
         if self.path in _HIDDEN_STATE_PATHS:
             return None
-        if self.path in ("straight", *_FROZEN_CHAINS):
+        if self.path in ("straight", *FROZEN_CHAINS):
             common |= {"estimator": self._estimator, **steps}
-        if self.path in (*_FROZEN_CHAINS, "shapley_frozen"):
+        if self.path in (*FROZEN_CHAINS, "shapley_frozen"):
             common["layers"] = self.layers
         if self.path in SHAPLEY_PATHS:
             common |= sampled
@@ -276,7 +281,7 @@ class IGLens(Lens):
         path, estimator = self.path, resolve_choice("estimator", self._estimator, ESTIMATORS)
         if self.by == "sublayer" and path not in _HIDDEN_STATE_PATHS:
             raise ValueError(f"path={path!r} credits whole layers; leave out by='sublayer'")
-        by_layer = path in ("shapley_skip", "leave_one_out", "straight") or estimator == "ps_ig"
+        by_layer = path in (*RECOMPUTED_PATHS, "straight") or estimator == "ps_ig"
         if self.layers is not None and by_layer:
             raise ValueError(
                 f"path={path!r} with estimator={estimator!r} credits every layer by itself; leave "

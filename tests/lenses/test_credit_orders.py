@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from iglens_tl import ig_lens, path_sensitivity
-from iglens_tl.lenses.ig import ORDERS, SHAPLEY_PATHS
-from iglens_tl.lenses.orders.frozen import FrozenChain
+from iglens_tl.lenses.ig import FROZEN_CHAINS, SHAPLEY_PATHS
 from iglens_tl.models import adapt
 from iglens_tl.readout import LogitDifference
 from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, HAS_HOOKED, IDS
@@ -19,7 +18,6 @@ from tests.support.closeness import assert_close_to, assert_far_from, assert_ide
 from tests.support.native import native_bridge, native_hooked
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
-FROZEN_CHAINS = [path for path, order in ORDERS.items() if issubclass(order, FrozenChain)]
 OTHER_ORDERS = [*FROZEN_CHAINS, *SHAPLEY_PATHS]
 
 
