@@ -28,8 +28,11 @@ TOKENS_PER_PASS = 4096
 """How many tokens a forward pass has at most, padding included."""
 
 PASS_OVERHEAD = 128
-"""How many tokens a model computes in the time that a further forward pass costs of itself. On two
-CPU cores it is 100 to 130, for the embedded model and for 12 layers of width 768 alike."""
+"""How many tokens a model computes in the time that a further forward pass costs of itself.
+
+On one CPU core the embedded model takes 16 to 20 ms for a pass and 0.15 to 0.17 ms for a token,
+which makes it 100 to 130, nearly all of it spent in TransformerLens. The total changes by less than
+2 % for values between 60 and 200, as passes saved and tokens padded balance there."""
 
 CAUSALITY_TOLERANCE = 1e-4
 """Largest accepted change of a state by the tokens behind it, relative to the state's norm."""

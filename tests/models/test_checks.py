@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from iglens_tl import ig_lens, load_model
-from iglens_tl.models import adapt, check_model
+from iglens_tl import IGLens, LogitLens, Trace, ig_lens, load_model, trace_prompt
+from iglens_tl.models import adapt, check_model, checks
 from tests.support.cases import HAS_HOOKED, IDS
 from tests.support.families import FAMILIES
 
@@ -137,6 +139,27 @@ def test_functions_that_only_look_change_nothing(toy_folder, backend):
     model.unembed.register_forward_hook(lambda module, args, output: seen.append(1))
     np.testing.assert_allclose(ig_lens(model, IDS).final, expected, atol=1e-7)
     assert seen
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trace_is_checked_once_and_its_results_report_that(toy_folder, backend, monkeypatch):
+    model = load_model(toy_folder("llama"), backend=backend)
+    model.unembed.register_forward_hook(lambda module, args, output: None)
+    calls, run_check = [], checks._run_check
+    monkeypatch.setattr(checks, "_run_check", lambda *args: calls.append(1) or run_check(*args))
+    trace = trace_prompt(model, IDS)
+    results = [lens(trace) for lens in (IGLens(), LogitLens())]
+    assert len(calls) == 1
+    assert all(result.provenance.checks == asdict(trace.check) for result in results)
+
+
+def test_a_trace_of_a_cache_is_checked_as_well(toy_folder):
+    model = load_model(toy_folder("llama"), backend="bridge")
+    _, cache = model.run_with_cache(torch.tensor([IDS]))
+    assert Trace.from_cache(model, cache, IDS).check.readout_error < 1e-6
+    model.unembed.register_forward_hook(scale_output)
+    with pytest.raises(ValueError, match="differ.*remove them"):
+        Trace.from_cache(model, cache, IDS)
 
 
 def test_a_wrong_readout_is_seen_where_all_probabilities_are_small():
