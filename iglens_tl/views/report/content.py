@@ -125,9 +125,12 @@ def _how(data: LensData) -> dict[str, Any]:
 
 
 def _values(results: Sequence[LensData]) -> dict[str, str]:
-    """Return the values of the first lens in their order, then those that only others have."""
-    of_first = [data for data in results if data.name == results[0].name]
-    return {value_name(data): value_of(data) for data in [*of_first, *results]}
+    """Return the values of the lens that has most of them, in order, then those of others only."""
+    of_lenses: dict[str, dict[str, str]] = {}
+    for data in results:
+        of_lenses.setdefault(data.name, {})[value_name(data)] = value_of(data)
+    most = max(of_lenses.values(), key=len)
+    return {name: label for values in (most, *of_lenses.values()) for name, label in values.items()}
 
 
 def _lens(data: LensData) -> dict[str, Any]:
