@@ -90,8 +90,9 @@ def place(tmp_path_factory, toy_folder) -> Path:
     (folder / "path" / "to").mkdir(parents=True)
     (folder / "path" / "to" / "model").symlink_to(toy_folder("llama"))
     text = " ".join(f"w{number}" for number in range(90))
-    for name in ("text.txt", "texts.txt", "prompts.txt"):
+    for name in ("texts.txt", "prompts.txt"):
         (folder / name).write_text(f"{text}\n" * 4)
+    (folder / "text.txt").write_text("w1 w2 w3 w4 w5")
     return folder
 
 

@@ -273,7 +273,7 @@ def test_attention_only_models_have_no_mlp_to_patch():
         np.testing.assert_allclose(result.values, loop, atol=1e-5, rtol=0)
         with pytest.raises(NotApplicableError, match="no mlp_out to replace; use attn_out"):
             patch(model, corrupted=OTHER_END, site="mlp_out")
-        with pytest.raises(NotApplicableError, match="its blocks are attention only"):
+        with pytest.raises(NotApplicableError, match="its blocks have attention only"):
             patch(model, corrupted=OTHER_END, site="resid_mid")
 
 
@@ -281,7 +281,7 @@ def test_parallel_blocks_have_no_state_inside(toy_model):
     assert family("gpt_neox_parallel").parallel
     for backend in BACKENDS:
         model = toy_model("gpt_neox_parallel", backend)
-        with pytest.raises(NotApplicableError, match="its blocks are parallel.*use resid_pre"):
+        with pytest.raises(NotApplicableError, match="its blocks run attention and MLP in parallel.*use resid_pre"):
             patch(model, site="resid_mid")
 
 
