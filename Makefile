@@ -16,7 +16,7 @@ test: $(VENV)/.ready-dev
 
 ## The same on the newest TransformerLens 4, which has no HookedTransformer.
 test-tl4: $(VENV4)/.ready-dev
-	$(VENV4)/bin/python -m pytest -n auto --dist loadgroup
+	$(VENV4)/bin/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 # What a first verdict goes without: browsers, trained toys, experiments, whole notebooks.
 SLOW = tests/experiments tests/test_notebooks.py tests/test_examples.py \
@@ -34,7 +34,7 @@ OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREAD
 
 ## Some cases of every test that compares numbers, as a processor without vector units computes them.
 test-numeric: $(VENV)/.ready-dev
-	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --cases 3 $(NUMERIC)
+	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --cases 2 $(NUMERIC)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check
