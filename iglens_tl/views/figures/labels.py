@@ -25,7 +25,9 @@ def hover_text(data: LensData, target: int, segment: int) -> str:
         f"{data.kind if data.kind in ('credit', 'effect') else 'change'} {change}",
         f"level{'' if data.kind == 'effect' else ' after it'} {data.levels[target, segment]:.6f}",
     ]
-    lines += [f"{name} {numbers[target, segment]:.4f}" for name, numbers in data.statistics.items()]
+    # The estimated error is one number for all segments of a target, and stands in the tables.
+    known = {name: n for name, n in data.statistics.items() if name != "credit_error"}
+    lines += [f"{name} {numbers[target, segment]:.4f}" for name, numbers in known.items()]
     if data.ranks is not None:
         lines.append(f"rank after it {data.ranks[target, segment]}")
     if data.top is not None:
