@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.models.adapter import Model, ModelAdapter
 from iglens_tl.models.batching import TOKENS_PER_PASS, cut_padding, pad_right, shared_passes
 from iglens_tl.models.capture import capture
 from iglens_tl.models.checks import check_model
 from iglens_tl.models.components import embedding_sites
+from iglens_tl.models.loading import adapt
 from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, build_requests, token_string
 from iglens_tl.prompts.tokenization import decode
 from iglens_tl.results.data import Target, Text
@@ -159,7 +161,7 @@ class Trace:
         trace._cache = _GivenCache(adapter, cache, trace)
         return trace
 
-    @property
+    @cached_property
     def texts(self) -> tuple[Text, ...]:
         """The texts, for people."""
         # Tokens repeat, and to ask a tokenizer takes as long as a small model takes for a token.
@@ -170,7 +172,7 @@ class Trace:
             for request in self.requests
         )
 
-    @property
+    @cached_property
     def targets(self) -> tuple[Target, ...]:
         """The attributed tokens, for people, in the order of `token_ids`."""
         return tuple(
@@ -392,24 +394,22 @@ def _run_batch(
     device, dtype = adapter.readout.device, adapter.readout.dtype
     kept: dict[str, list[Tensor]] = {}
 
-    def reader(site: str) -> Callable[[Tensor], Tensor]:
-        def take(activation: Tensor) -> Tensor:
-            for name, (of_site, reduction) in reductions.items():
-                if of_site == site:
-                    whole = activation.to(device, dtype)
-                    kept[name] = [
-                        reduction(cut_padding(whole[row], len(texts[row]), site=site), read[index])
-                        for row, index in enumerate(batch)
-                    ]
-            if site not in sites:
-                return activation.new_empty(0)
-            # Indexing makes a new tensor, so the whole activation is not kept alive.
-            return activation[rows, columns].to(device, dtype)
-
-        return take
+    def take(activation: Tensor, site: str) -> Tensor:
+        for name, (of_site, reduction) in reductions.items():
+            if of_site == site:
+                whole = activation.to(device, dtype)
+                kept[name] = [
+                    reduction(cut_padding(whole[row], len(texts[row]), site=site), read[index])
+                    for row, index in enumerate(batch)
+                ]
+        if site not in sites:
+            return activation.new_empty(0)
+        # Indexing makes a new tensor, so the whole activation is not kept alive.
+        return activation[rows, columns].to(device, dtype)
 
     read_sites = dict.fromkeys([*sites, *(site for site, _ in reductions.values())])
-    taken = capture(adapter, pad_right(texts), {site: reader(site) for site in read_sites})
+    readers = {site: partial(take, site=site) for site in read_sites}
+    taken = capture(adapter, pad_right(texts), readers)
     return kept | {site: list(taken[site].split(sizes)) for site in sites}
 
 
@@ -512,7 +512,7 @@ def _states_of_every_lens(adapter: ModelAdapter) -> Needs:
         if adapter.block_kind == "sequential":
             sites.append(adapter.mid_site(layer))
         sites += [*adapter.update_sites(layer), adapter.head_site(layer), adapter.post_site(layer)]
-    sites = [site for site in sites if site in adapter.model.hook_dict]
+    sites = [site for site in sites if site in adapter.hook_points]
     whole = [adapter.embed_site, *(site for _, site in embedding_sites(adapter))]
     return Needs(tuple(dict.fromkeys(sites)), whole_texts(dict.fromkeys(whole)))
 
@@ -531,7 +531,7 @@ def _sites_of(adapter: ModelAdapter, hook: str) -> dict[str, str]:
     if hook not in kinds:
         raise ValueError(f"unknown hook {hook!r}; choose one of embed, {', '.join(kinds)}")
     found = {f"L{layer}": kinds[hook](layer) for layer in range(adapter.n_layers)}
-    sites = {label: site for label, site in found.items() if site in adapter.model.hook_dict}
+    sites = {label: site for label, site in found.items() if site in adapter.hook_points}
     if len(sites) < adapter.n_layers:
         raise ValueError(f"{adapter.name} has no {hook} in every layer")
     return {label: site for label, site in sites.items() if site is not None}

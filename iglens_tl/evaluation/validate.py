@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,7 +17,16 @@ from iglens_tl.evaluation.tables import agreement_tables
 from iglens_tl.interventions.effects import INTERVENTIONS, LayerEffects, Scope
 from iglens_tl.lenses.compare import Lenses, resolve_lenses
 from iglens_tl.models import Model, ModelAdapter, adapt
-from iglens_tl.prompts import PromptLike, Request, Tokens, as_prompts, bind_value, build_requests
+from iglens_tl.prompts import (
+    PromptLike,
+    Request,
+    Tokens,
+    as_plain_list,
+    as_prompts,
+    bind_value,
+    build_requests,
+    per_prompt,
+)
 from iglens_tl.readout import Value, ValueLike
 from iglens_tl.results import Provenance
 from iglens_tl.results.validation import Validation
@@ -52,14 +61,14 @@ def validate(
     Args:
         model: A `HookedTransformer` or `TransformerBridge`. With `nulls` its weights are random for
             a while; they are put back, also after an interruption.
-        prompts: A list of texts, chats or token ids. Equal ones count each.
+        prompts: Any iterable of texts, chats or token ids. Equal ones count each.
         lenses: Lenses or names of lenses, or a mapping from labels to lenses, as in `compare`.
             Components of layers are added up.
         interventions: Names of interventions, as in `layer_effects`.
         scope: "all" or "last", as in `layer_effects`; skip curves always skip at all positions.
         value: What is measured, of single tokens: on both sides, and along skip curves. Options of
             a lens may name another one.
-        answer: The continuation of every prompt whose tokens are measured, or a list with one entry
+        answer: The continuation of every prompt whose tokens are measured, or an iterable with one
             for each prompt.
         generate: Measure up to this many greedily generated tokens instead. Without both, the
             model's own next token is measured.
@@ -106,9 +115,10 @@ def validate(
     effects = resolve_effects(interventions, reference, common)
     for effect in effects.values():
         effect.bind(adapter)
+    prompts = list_prompts(prompts)
     called = name_prompts(prompts, names)
     ids = [prompt_ids(adapter, *pair, prepend_bos) for pair in zip(prompts, called, strict=True)]
-    answers = answers_of_prompts(answer, len(prompts))
+    answers = per_prompt(answer, len(prompts), "answer", True)
     if answer is not None and generate is not None:
         raise ValueError("give only one of answer and generate")
     if answer is None and generate is None:
@@ -202,7 +212,7 @@ def _provenance(measured: Measured, options: dict[str, Any], notes: tuple[str, .
 
 if TYPE_CHECKING:
     Names: TypeAlias = Sequence[str]
-    Prompts: TypeAlias = Sequence[PromptLike]
+    Prompts: TypeAlias = Iterable[PromptLike]
 else:  # anything may arrive here; it is answered with a readable error
     Names = Prompts = Any
 
@@ -237,12 +247,18 @@ def resolve_effects(
     return effects
 
 
-def name_prompts(prompts: Prompts, names: Names | None) -> list[str]:
-    """Return what errors call the prompts."""
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+def list_prompts(prompts: Prompts) -> list[Any]:
+    """Return the prompts that an iterable holds, of which there has to be one."""
+    plain = as_plain_list(prompts)
+    if plain is None:
         raise TypeError(f"prompts must be a list of prompts, got {type(prompts).__name__}")
-    if not prompts:
+    if not plain:
         raise ValueError("prompts is empty; give at least one")
+    return plain
+
+
+def name_prompts(prompts: Sequence[Any], names: Names | None) -> list[str]:
+    """Return what errors call the prompts."""
     called = [f"prompt {i}" for i in range(len(prompts))] if names is None else list(names)
     if len(called) != len(prompts):
         raise ValueError(f"got {len(prompts)} prompts but {len(called)} names")
@@ -260,15 +276,6 @@ def prompt_ids(
     if is_batch:
         raise TypeError(f"{called} is a batch; give one text, chat or list of token ids each")
     return list(found[0].ids)
-
-
-def answers_of_prompts(answer: Tokens | None, n_prompts: int) -> list[Any]:
-    """Return one answer for each prompt."""
-    if not isinstance(answer, (list, tuple)):
-        return [answer] * n_prompts
-    if len(answer) != n_prompts:
-        raise ValueError(f"got {n_prompts} prompts but {len(answer)} answers")
-    return list(answer)
 
 
 def check_counts(**counts: tuple[Any, int]) -> None:

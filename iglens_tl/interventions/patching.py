@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from iglens_tl.lenses.assembly import describe
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.models.adapter import Model, ModelAdapter
+from iglens_tl.models.loading import adapt
 from iglens_tl.models.patching import patch_each, record
 from iglens_tl.prompts import (
     PromptLike,

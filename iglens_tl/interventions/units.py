@@ -176,7 +176,7 @@ def _head_shape(adapter: ModelAdapter, layer: int) -> tuple[int, int]:
         ValueError: If the architecture has no heads that can be told apart.
     """
     site = adapter.head_site(layer)
-    if not getattr(adapter.model.cfg, "n_heads", None) or site not in adapter.model.hook_dict:
+    if not getattr(adapter.model.cfg, "n_heads", None) or site not in adapter.hook_points:
         raise ValueError(
             f"{adapter.name} has no hook {site}, so its heads cannot be intervened on; use "
             "by='attn' or 'layer'"

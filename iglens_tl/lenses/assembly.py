@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from iglens_tl import __version__
 from iglens_tl.lenses.base import Lens
 from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import token_string
@@ -22,7 +24,7 @@ from iglens_tl.results.data import Kind
 from iglens_tl.results.lens import LensResult
 from iglens_tl.trace import Trace
 
-_PACKAGES = ("iglens_tl", "transformer_lens", "torch", "transformers")
+_PACKAGES = ("transformer_lens", "torch", "transformers")
 
 
 def assemble(
@@ -165,7 +167,7 @@ def describe(
         lens={} if lens is None else {"label": lens.label, "measures": lens.measures},
         options={**options, **trace.choice},
         checks=asdict(trace.check),
-        versions={package: _version(package) for package in _PACKAGES},
+        versions=dict(_versions()),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notes=notes,
     )
@@ -179,12 +181,10 @@ def _top_tokens(adapter: ModelAdapter, readings: Sequence[Reading], top_k: int) 
     return TopTokens(ids.numpy(), probs.numpy(), tokens)
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {"iglens_tl": __version__} | {package: version(package) for package in _PACKAGES}
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree without installation
-        return "unknown"

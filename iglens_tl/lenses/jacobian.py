@@ -16,8 +16,9 @@ from iglens_tl.arguments import Count, Layers
 from iglens_tl.lenses.assembly import assemble_levels
 from iglens_tl.lenses.base import measure_prompt, state_point
 from iglens_tl.lenses.level import LevelLens
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.models.adapter import Model, ModelAdapter
 from iglens_tl.models.jacobian import fit_jacobians, resolve_jacobians
+from iglens_tl.models.loading import adapt
 from iglens_tl.prompts import PromptLike, Tokens
 from iglens_tl.readout import Point, Reading
 from iglens_tl.results.lens import LensResult

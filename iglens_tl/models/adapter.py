@@ -10,7 +10,8 @@ sentence. Only this package imports `transformer_lens`.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -39,6 +40,8 @@ class ModelAdapter:
     Attributes:
         model: The TransformerLens model.
         backend: "hooked" for a `HookedTransformer`, "bridge" for a `TransformerBridge`.
+        hook_points: TransformerLens' hook points by name, aliases included. A bridge gathers its
+            `hook_dict` anew, from all of its modules, whenever it is asked for it.
         path: The name or the whole path by which the model was loaded. Saved results, figures and
             messages carry `name` instead, which tells nothing of anyone's folders.
         n_layers: Number of blocks.
@@ -58,6 +61,7 @@ class ModelAdapter:
 
     model: Any
     backend: Backend
+    hook_points: Mapping[str, Any] = field(repr=False)
     path: str
     n_layers: int
     n_ctx: int
@@ -68,6 +72,47 @@ class ModelAdapter:
     device: torch.device
     tokenizer: Any
     readout: Readout
+
+    @classmethod
+    def of(cls, model: Any) -> ModelAdapter:
+        """Wrap a `HookedTransformer` or a `TransformerBridge`.
+
+        Raises:
+            TypeError: For anything else.
+            ValueError: For a model that is no decoder with one residual stream and a direct
+                readout.
+        """
+        backend = _backend(model)
+        path = str(getattr(model.cfg, "model_name", None) or "unnamed model")
+        name = short_name(path)
+        hooks = model.hook_dict
+        n_layers = _count_blocks(model, hooks, name)
+        mixer_sites = tuple(_mixer_site(model, hooks, layer, name) for layer in range(n_layers))
+        readout = extract_readout(model, backend, name)
+        if readout.d_model != model.cfg.d_model:
+            raise refuse_architecture(
+                name,
+                architecture_of(model),
+                f"the residual stream has width {model.cfg.d_model} but the unembedding reads "
+                f"width {readout.d_model}, so states are projected in between",
+            )
+        require_float64(readout.device, name)
+        d_vocab = getattr(model.cfg, "d_vocab", -1)
+        return cls(
+            model=model,
+            backend=backend,
+            hook_points=hooks,
+            path=path,
+            n_layers=n_layers,
+            n_ctx=int(model.cfg.n_ctx),
+            d_vocab=int(d_vocab) if d_vocab and d_vocab > 0 else readout.d_vocab,
+            block_kind=_block_kind(model, hooks, n_layers, name),
+            mixer_sites=mixer_sites,
+            dtype=readout.unembed.dtype,
+            device=next(iter(model.parameters())).device,
+            tokenizer=getattr(model, "tokenizer", None),
+            readout=readout,
+        )
 
     @property
     def name(self) -> str:
@@ -115,7 +160,7 @@ class ModelAdapter:
         site = f"blocks.{layer}.hook_resid_mid"
         # A bridge has this hook on the way into the MLP alone: what a function returns there
         # reaches the MLP, but not the stream.
-        if self.backend == "bridge" and self.model.hook_dict[site].fwd_hooks:
+        if self.backend == "bridge" and self.hook_points[site].fwd_hooks:
             raise ValueError(
                 f"{self.name} has a hook of yours at {site}, which on a TransformerBridge changes "
                 "what the MLP reads but not the residual stream, so there is no state between "
@@ -142,7 +187,7 @@ class ModelAdapter:
             NotApplicableError: If the layer has no such hook.
         """
         site = f"blocks.{layer}.attn.hook_z"
-        if site not in self.model.hook_dict:
+        if site not in self.hook_points:
             raise NotApplicableError(
                 f"{self.name} has no hook {site}, so layer {layer} cannot be split over heads; "
                 "split it over sublayers"
@@ -206,61 +251,12 @@ class ModelAdapter:
     def _attention_site(self, layer: int, hook: str) -> str:
         self.head_site(layer)
         site = f"blocks.{layer}.attn.{hook}"
-        if site not in self.model.hook_dict:
+        if site not in self.hook_points:
             raise NotApplicableError(
                 f"{self.name} has no hook {site}, so its heads cannot be split over source tokens; "
                 "split the layers over heads (by='head')"
             )
         return site
-
-
-def adapt(model: Model) -> ModelAdapter:
-    """Wrap a model that the user built or loaded; an adapter passes through.
-
-    A Hugging Face model is measured through a bridge over its own weights and stays as it is. It
-    has no tokenizer then: for text prompts use `load_model(hf_model, tokenizer=tokenizer)`.
-
-    Raises:
-        TypeError: For anything but a `HookedTransformer`, a `TransformerBridge` or a causal
-            language model of Hugging Face transformers.
-        ValueError: For a model that is no decoder with one residual stream and a direct readout.
-    """
-    if isinstance(model, ModelAdapter):
-        return model
-    # Imported late, because it needs this module.
-    from iglens_tl.models.hugging_face import bridge_of, is_hugging_face
-
-    if is_hugging_face(model):
-        model = bridge_of(model)
-    backend = _backend(model)
-    path = str(getattr(model.cfg, "model_name", None) or "unnamed model")
-    name = short_name(path)
-    n_layers = _count_blocks(model, name)
-    mixer_sites = tuple(_mixer_site(model, layer, name) for layer in range(n_layers))
-    readout = extract_readout(model, backend, name)
-    if readout.d_model != model.cfg.d_model:
-        raise refuse_architecture(
-            name,
-            architecture_of(model),
-            f"the residual stream has width {model.cfg.d_model} but the unembedding reads width "
-            f"{readout.d_model}, so states are projected in between",
-        )
-    require_float64(readout.device, name)
-    d_vocab = getattr(model.cfg, "d_vocab", -1)
-    return ModelAdapter(
-        model=model,
-        backend=backend,
-        path=path,
-        n_layers=n_layers,
-        n_ctx=int(model.cfg.n_ctx),
-        d_vocab=int(d_vocab) if d_vocab and d_vocab > 0 else readout.d_vocab,
-        block_kind=_block_kind(model, n_layers, name),
-        mixer_sites=mixer_sites,
-        dtype=readout.unembed.dtype,
-        device=next(iter(model.parameters())).device,
-        tokenizer=getattr(model, "tokenizer", None),
-        readout=readout,
-    )
 
 
 def is_local(path: str) -> bool:
@@ -316,7 +312,7 @@ def _backend(model: Any) -> Backend:
     )
 
 
-def _count_blocks(model: Any, name: str) -> int:
+def _count_blocks(model: Any, hooks: Mapping[str, Any], name: str) -> int:
     """Return the number of blocks, all of which write to one residual stream.
 
     Raises:
@@ -325,7 +321,7 @@ def _count_blocks(model: Any, name: str) -> int:
     n_layers = int(model.cfg.n_layers)
     prefixes = [f"blocks.{layer}" for layer in range(max(n_layers, 1))]
     sites = [f"{prefix}.hook_resid_{at}" for prefix in prefixes for at in ("pre", "post")]
-    missing = [site for site in sites if site not in model.hook_dict]
+    missing = [site for site in sites if site not in hooks]
     if missing:
         reason = f"it has no hook {missing[0]}"
     # TransformerLens marks the blocks of a bridge whose states are a stack of streams.
@@ -342,7 +338,7 @@ def _count_blocks(model: Any, name: str) -> int:
     )
 
 
-def _mixer_site(model: Any, layer: int, name: str) -> str:
+def _mixer_site(model: Any, hooks: Mapping[str, Any], layer: int, name: str) -> str:
     """Return the hook of what a block's attention adds, or what a hybrid has in its place.
 
     That of a hybrid is the output of the block's one submodule that is neither norm nor MLP.
@@ -350,7 +346,7 @@ def _mixer_site(model: Any, layer: int, name: str) -> str:
     Raises:
         ValueError: If there is no such hook, or if no block has attention.
     """
-    hooks, prefix = model.hook_dict, f"blocks.{layer}"
+    prefix = f"blocks.{layer}"
     if f"{prefix}.hook_attn_out" in hooks:
         return f"{prefix}.hook_attn_out"
     mixers = [
@@ -369,13 +365,13 @@ def _mixer_site(model: Any, layer: int, name: str) -> str:
     return f"{prefix}.{mixers[0]}.hook_out"
 
 
-def _block_kind(model: Any, n_layers: int, name: str) -> BlockKind:
+def _block_kind(model: Any, hooks: Mapping[str, Any], n_layers: int, name: str) -> BlockKind:
     """Tell how the blocks' attention and MLP stand to one another.
 
     Raises:
         ValueError: If some blocks have an MLP and others have none.
     """
-    hooks, layers = model.hook_dict, range(n_layers)
+    layers = range(n_layers)
     with_mlp = [layer for layer in layers if f"blocks.{layer}.hook_mlp_out" in hooks]
     # Attention-only HookedTransformers have a hook_mlp_out that never fires.
     if getattr(model.cfg, "attn_only", False) or not with_mlp:

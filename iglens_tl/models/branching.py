@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.models.capture import capture, unfold_texts
+from iglens_tl.models.capture import added_hooks, capture, unfold_texts
 from iglens_tl.models.skipping import batch_may_change
 
 Edit: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -102,7 +102,7 @@ def run_branches(
     last_site = adapter.post_site(adapter.n_layers - 1)
     rows = [n_texts + branch for branch, read in enumerate(positions) for _ in read]
     columns = [position for read in positions for position in read]
-    with adapter.model.hooks(fwd_hooks=hooks):
+    with added_hooks(adapter, hooks):
         found = capture(
             adapter,
             tokens[:1] if merge else tokens[parents],

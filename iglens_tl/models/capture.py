@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -44,18 +44,9 @@ def capture(
         ValueError: If a hook did not fire.
     """
     kept: dict[str, Tensor] = {}
-
-    def keep(activation: Tensor, hook: Any, name: str) -> None:
-        del hook
-        kept[name] = readers[name](activation)
-
-    hooks: list[tuple[str, Any]] = [(name, partial(keep, name=name)) for name in readers]
+    hooks = _keeping(readers, kept)
     hooks.append((until or adapter.post_site(adapter.n_layers - 1), stop_here))
-    with (
-        _forward_mode(adapter.model),
-        adapter.model.hooks(fwd_hooks=hooks),
-        suppress(EnoughRun),
-    ):
+    with _forward_mode(adapter.model), added_hooks(adapter, hooks), suppress(EnoughRun):
         run(adapter, tokens)
     missing = [name for name in readers if name not in kept]
     if missing:
@@ -68,13 +59,8 @@ def capture_with_logits(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run a whole forward pass and keep its logits and the named activations."""
     kept: dict[str, Tensor] = {}
-
-    def keep(activation: Tensor, hook: Any, name: str) -> None:
-        del hook
-        kept[name] = activation.detach().clone()
-
-    hooks = [(name, partial(keep, name=name)) for name in names]
-    with _forward_mode(adapter.model), adapter.model.hooks(fwd_hooks=hooks):
+    hooks = _keeping(dict.fromkeys(names, Tensor.clone), kept)
+    with _forward_mode(adapter.model), added_hooks(adapter, hooks):
         return run(adapter, tokens), kept
 
 
@@ -99,6 +85,56 @@ def stop_here(activation: Tensor, hook: Any) -> None:
     """End the forward pass; a hook for the last activation that is needed."""
     del activation, hook
     raise EnoughRun
+
+
+@contextmanager
+def added_hooks(
+    adapter: ModelAdapter, functions: Iterable[tuple[str, Callable[..., Tensor | None]]]
+) -> Iterator[None]:
+    """Add functions at hook points for a while, after those that are there.
+
+    TransformerLens' own `model.hooks` gathers all hook points of a bridge anew for every name,
+    which takes longer than many a forward pass.
+
+    Args:
+        adapter: The model.
+        functions: Hook names, each with a function of the activation and of `hook`.
+
+    Raises:
+        ValueError: For a hook that the model does not have.
+    """
+    model, added = adapter.model, []
+    model.context_level += 1
+    level = model.context_level
+    try:
+        for name, function in functions:
+            if name not in adapter.hook_points:
+                raise ValueError(f"{adapter.name} has no hook {name}")
+            point = adapter.hook_points[name]
+            added.append(point)
+            point.add_hook(function, level=level)
+        yield
+    finally:
+        for point in added:
+            point.remove_hooks(level=level)
+        model.context_level -= 1
+
+
+def _keeping(
+    readers: Mapping[str, Callable[[Tensor], Tensor]], kept: dict[str, Tensor]
+) -> list[tuple[str, Callable[..., Tensor | None]]]:
+    return [(name, partial(_keep, reader, kept, name)) for name, reader in readers.items()]
+
+
+def _keep(
+    reader: Callable[[Tensor], Tensor],
+    kept: dict[str, Tensor],
+    name: str,
+    activation: Tensor,
+    hook: Any,
+) -> None:
+    del hook
+    kept[name] = reader(activation)
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def _relative_error(estimate: Tensor, truth: Tensor) -> float:
 
 
 def _stream_may_be_edited(adapter: ModelAdapter) -> bool:
-    points = adapter.model.hook_dict
+    points = adapter.hook_points
     return any(
         points[f"blocks.{layer}.hook_resid_{place}"].fwd_hooks
         for layer in range(adapter.n_layers)

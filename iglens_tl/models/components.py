@@ -74,7 +74,7 @@ def embedding_sites(adapter: ModelAdapter) -> tuple[tuple[str, str], ...]:
     # The hook also exists, and never fires or fires with something that enters the attention only,
     # in HookedTransformers with other kinds of positions (ALiBi, shortformer).
     adds_positions = getattr(model.cfg, "positional_embedding_type", None) == "standard"
-    if adds_positions and "hook_pos_embed" in model.hook_dict:
+    if adds_positions and "hook_pos_embed" in adapter.hook_points:
         return (("embed", "hook_embed"), ("pos_embed", "hook_pos_embed"))
     return (("embed", adapter.embed_site),)
 

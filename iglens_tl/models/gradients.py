@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.models.capture import EnoughRun, run, stop_here
+from iglens_tl.models.capture import EnoughRun, added_hooks, run, stop_here
 
 
 def run_from_states(
@@ -63,7 +63,7 @@ def run_from_states(
     tokens = torch.tensor([list(ids)]).expand(len(states), -1)
     with (
         _gradient_mode(adapter.model),
-        adapter.model.hooks(fwd_hooks=hooks),
+        added_hooks(adapter, hooks),
         suppress(EnoughRun),
     ):
         run(adapter, tokens)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from iglens_tl.models.adapter import adapt, bridge_class
+from iglens_tl.models.adapter import ModelAdapter, bridge_class
 from iglens_tl.models.checks import refuse_unmeasurable
 from iglens_tl.models.probing import Disagreement, probe, require_agreement
 from iglens_tl.models.refusals import one_line, refuse_architecture
@@ -111,7 +111,7 @@ def boot_bridge(hf_model: Any, tokenizer: Any, expected: Any, *, name: str) -> A
             str(error),
             remedy="another version of transformer-lens may support this architecture",
         ) from error
-    refuse_unmeasurable(adapt(bridge), expected.tokens[0][0])
+    refuse_unmeasurable(ModelAdapter.of(bridge), expected.tokens[0][0])
     return bridge
 
 

@@ -1,4 +1,4 @@
-"""Load a model by name, from a folder, or from a Hugging Face model that is already there."""
+"""Take a model from where it is: a name, a folder, or an object that the user holds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from safetensors import SafetensorError
 
-from iglens_tl.models.adapter import adapt, hooked_transformer_class
+from iglens_tl.models.adapter import Model, ModelAdapter, hooked_transformer_class
 from iglens_tl.models.checks import refuse_unmeasurable
 from iglens_tl.models.hooked import MAX_N_CTX, convert_to_hooked
 from iglens_tl.models.hugging_face import (
     boot_bridge,
+    bridge_of,
     build_shared_bridge,
     compared,
     copy_tokenizer,
@@ -168,6 +169,22 @@ def load_model(
     return boot_bridge(hf_model, own_tokenizer, expected, name=name)
 
 
+def adapt(model: Model) -> ModelAdapter:
+    """Wrap a model that the user built or loaded; an adapter passes through.
+
+    A Hugging Face model is measured through a bridge over its own weights and stays as it is. It
+    has no tokenizer then: for text prompts use `load_model(hf_model, tokenizer=tokenizer)`.
+
+    Raises:
+        TypeError: For anything but a `HookedTransformer`, a `TransformerBridge` or a causal
+            language model of Hugging Face transformers.
+        ValueError: For a model that is no decoder with one residual stream and a direct readout.
+    """
+    if isinstance(model, ModelAdapter):
+        return model
+    return ModelAdapter.of(bridge_of(model) if is_hugging_face(model) else model)
+
+
 class HookedRefusal(ValueError):
     """A model cannot be loaded as a `HookedTransformer`."""
 
@@ -186,7 +203,7 @@ def _hooked(hf_model: Any, tokenizer: Any, name: str) -> Any:
             )
         require_agreement(model, expected, name="HookedTransformer")
         model.cfg.model_name = name
-        refuse_unmeasurable(adapt(model), expected.tokens[0][0])
+        refuse_unmeasurable(ModelAdapter.of(model), expected.tokens[0][0])
     except (ValueError, Disagreement) as error:
         raise HookedRefusal(
             f"{name} cannot be loaded as a HookedTransformer: {error}; use backend='bridge'"

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter, NotApplicableError
-from iglens_tl.models.capture import capture
+from iglens_tl.models.capture import added_hooks, capture
 
 SITES = {
     "resid_pre": "the residual state before the block",
@@ -166,7 +166,7 @@ class _LastPredictions:
         self, tokens: Int[Tensor, "row pos"], fwd_hooks: list[tuple[str, Any]]
     ) -> Float[Tensor, "row 1 d_vocab"]:
         last = self.adapter.post_site(self.adapter.n_layers - 1)
-        with self.adapter.model.hooks(fwd_hooks=fwd_hooks):
+        with added_hooks(self.adapter, fwd_hooks):
             states = capture(self.adapter, tokens, {last: lambda states: states[:, -1].clone()})
         # One by one, because the rounding of a product depends on how many rows it has.
         logits = [self.adapter.readout.logits(state) for state in states[last]]

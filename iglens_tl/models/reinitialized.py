@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt
+from iglens_tl.models.adapter import Model, ModelAdapter
+from iglens_tl.models.loading import adapt
 
 if TYPE_CHECKING:
     Seed: TypeAlias = int

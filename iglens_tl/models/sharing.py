@@ -46,8 +46,8 @@ def copy_sharing_weights(model: nn.Module) -> Any:
         for value in vars(module).values():
             if isinstance(value, Tensor):
                 memo[id(value)] = value
-        for hook in _hooks(module):
-            memo[id(hook)] = hook
+        for name in _HOOKS:
+            memo |= {id(hook): hook for hook in getattr(module, name).values()}
         forward = vars(module).get("forward")
         if isinstance(forward, MethodType) and id(forward.__self__) not in modules:
             memo[id(forward)] = forward
@@ -90,7 +90,7 @@ def functions_state(model: nn.Module) -> ModelState:
             id(module),
             type(module),
             tuple(key for name in _HOOKS for key in getattr(module, name)),
-            _weak(vars(module).get("forward")),
+            _weak(vars(module)["forward"]) if "forward" in vars(module) else None,
         )
         for module in _all_modules(model)
     )
@@ -105,17 +105,21 @@ def user_functions(model: Any) -> bool:
     Args:
         model: A `HookedTransformer` or `TransformerBridge`.
     """
-    in_blocks = {id(module) for block in model.blocks for module in block.modules()}
+    hooked_points = []
     for module in _all_modules(model):
-        functions = list(_hooks(module))
+        functions = [hook for name in _HOOKS for hook in getattr(module, name).values()]
         if hasattr(module, "fwd_hooks"):  # a hook point, whose hooks TransformerLens wraps
-            if functions and id(module) not in in_blocks:
-                return True
+            if functions:
+                hooked_points.append(module)
             continue
-        forward = vars(module).get("forward")
-        if not all(map(_is_library, functions if forward is None else [*functions, forward])):
+        if "forward" in vars(module):
+            functions.append(vars(module)["forward"])
+        if not all(map(_is_library, functions)):
             return True
-    return False
+    if not hooked_points:
+        return False
+    in_blocks = {id(module) for block in model.blocks for module in block.modules()}
+    return not in_blocks.issuperset(map(id, hooked_points))
 
 
 def _all_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -136,13 +140,9 @@ def _is_library(function: Any) -> bool:
     return module.partition(".")[0] in _LIBRARIES
 
 
-def _hooks(module: nn.Module) -> Any:
-    return (hook for name in _HOOKS for hook in getattr(module, name).values())
-
-
 def _weak(function: Any) -> Any:
     """Return a reference that equals only references to the same living object."""
     try:
-        return None if function is None else weakref.ref(function)
+        return weakref.ref(function)
     except TypeError:
         return id(function)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.models.capture import capture
+from iglens_tl.models.capture import added_hooks, capture
 
 _TOKENS_PER_PASS = 4096
 
@@ -136,7 +136,7 @@ def _run_pass(
     tokens = torch.tensor([list(ids)]).expand(steps[0].n_before, -1)
     last_site = adapter.post_site(adapter.n_layers - 1)
     readers = {last_site: lambda state: state[:, list(positions)]}
-    with adapter.model.hooks(fwd_hooks=hooks):
+    with added_hooks(adapter, hooks):
         states = capture(adapter, tokens, readers)[last_site]
     return states.to(adapter.readout.device, adapter.readout.dtype)
 

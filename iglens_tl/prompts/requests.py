@@ -100,9 +100,9 @@ def build_requests(
     make: Callable[..., Request] = _every_next_token
     choices: list[Any] = [None] * len(prompts)
     if answer is not None:
-        make, choices = _answer, _per_prompt(answer, len(prompts), "answer", is_batch)
+        make, choices = _answer, per_prompt(answer, len(prompts), "answer", is_batch)
     if targets is not None:
-        make, choices = _candidates, _per_prompt(targets, len(prompts), "targets", is_batch)
+        make, choices = _candidates, per_prompt(targets, len(prompts), "targets", is_batch)
     requests = []
     for index, (single, choice) in enumerate(zip(prompts, choices, strict=True)):
         with naming_prompt(index, of_batch=is_batch):
@@ -133,6 +133,27 @@ def bind_value(adapter: ModelAdapter, value: ValueLike) -> Value:
             vocabulary, or a token that is named twice.
     """
     return resolve_value(value).with_token_ids(partial(_value_token, adapter))
+
+
+def per_prompt(choice: Any, n_prompts: int, what: str, is_batch: bool) -> list[Any]:
+    """Return one choice per prompt, as `build_requests` tells entries and shared choices apart.
+
+    Raises:
+        ValueError: If there is one entry for each of another number of prompts.
+    """
+    plain = None if isinstance(choice, str) else as_plain_list(choice)
+    if not is_batch or plain is None:
+        return [choice if plain is None else plain] * n_prompts
+    kinds = (list, tuple, torch.Tensor, np.ndarray)
+    if what == "answer":
+        kinds = (*kinds, str)
+    usual = (list, tuple, torch.Tensor, np.ndarray)
+    is_column = hasattr(choice, "__len__") and not isinstance(choice, usual)
+    if not is_column and not any(isinstance(entry, kinds) for entry in plain):
+        return [plain] * n_prompts
+    if len(plain) != n_prompts:
+        raise ValueError(f"got {n_prompts} prompts but {len(plain)} entries of {what}")
+    return plain
 
 
 def _every_next_token(adapter: ModelAdapter, prompt: Prompt, choice: None) -> Request:
@@ -298,21 +319,4 @@ def _as_list(tokens: Any, what: str) -> list[Any]:
         return [tokens]
     if not plain:
         raise ValueError(f"{what} is empty; give at least one token")
-    return plain
-
-
-def _per_prompt(choice: Any, n_prompts: int, what: str, is_batch: bool) -> list[Any]:
-    """Return one choice per prompt, as `build_requests` tells entries and shared choices apart."""
-    plain = None if isinstance(choice, str) else as_plain_list(choice)
-    if not is_batch or plain is None:
-        return [choice if plain is None else plain] * n_prompts
-    kinds = (list, tuple, torch.Tensor, np.ndarray)
-    if what == "answer":
-        kinds = (*kinds, str)
-    usual = (list, tuple, torch.Tensor, np.ndarray)
-    is_column = hasattr(choice, "__len__") and not isinstance(choice, usual)
-    if not is_column and not any(isinstance(entry, kinds) for entry in plain):
-        return [plain] * n_prompts
-    if len(plain) != n_prompts:
-        raise ValueError(f"got {n_prompts} prompts but {len(plain)} entries of {what}")
     return plain

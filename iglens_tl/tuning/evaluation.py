@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt, is_local
+from iglens_tl.models.adapter import Model, ModelAdapter, is_local
+from iglens_tl.models.loading import adapt
 from iglens_tl.readout import Point, Readout, read_points
 from iglens_tl.tuning.sequences import (
     NO_TOKEN,

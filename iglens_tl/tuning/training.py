@@ -16,7 +16,8 @@ from torch import Tensor
 
 from iglens_tl import __version__
 from iglens_tl.files import write_atomically
-from iglens_tl.models.adapter import Model, ModelAdapter, adapt, is_local, short_name
+from iglens_tl.models.adapter import Model, ModelAdapter, is_local, short_name
+from iglens_tl.models.loading import adapt
 from iglens_tl.tuning.evaluation import known_names, require_unfolded, unembed_hash
 from iglens_tl.tuning.loss import DivergenceLoss
 from iglens_tl.tuning.sequences import (

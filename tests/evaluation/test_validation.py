@@ -6,6 +6,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -293,7 +294,7 @@ def test_figures_show_credits_nulls_and_effects(found):
         ({"interventions": ["skip"]}, ValueError, "reference texts are for mean and resample"),
         ({"scope": "first"}, ValueError, "unknown scope 'first'"),
         ({"value": "sequence_logprob"}, ValueError, "use logprob"),
-        ({"answer": ANSWERS[1:]}, ValueError, "5 prompts but 4 answers"),
+        ({"answer": ANSWERS[1:]}, ValueError, "5 prompts but 4 entries of answer"),
         ({"generate": 1}, ValueError, "only one of answer and generate"),
         ({"answer": None, "generate": 0}, ValueError, "prompt 0: generate must be at least 1"),
         ({"n_draws": 1}, ValueError, "n_draws must be an integer of at least 2"),
@@ -321,6 +322,16 @@ def test_bad_options_are_refused(toy, options, error, message):
 def test_bad_prompts_are_called_by_their_number(toy, prompts, error, message):
     with pytest.raises(error, match=message):
         validate(toy, prompts, interventions=["skip"])
+
+
+def test_prompts_and_answers_may_come_from_anything_that_can_be_read_once(toy):
+    options = {"interventions": ["skip"], "nulls": False}
+    found = validate(toy, (ids for ids in PROMPTS), answer=iter(ANSWERS), **options)
+    column = validate(toy, pd.Series(PROMPTS), answer=pd.Series(ANSWERS), **options)
+    usual = run(toy, reference=None, **options)
+    for other in (found, column):
+        assert other.credits["ig_lens"].targets == usual.credits["ig_lens"].targets
+        assert_close_to(other.table, usual.table, dtype=torch.float32)
 
 
 def test_texts_of_prompts_stay_with_their_results(found):

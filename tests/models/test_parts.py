@@ -309,8 +309,8 @@ def test_folded_weights_are_sums_as_well(toy_folder, name):
 
 def test_a_model_without_patterns_is_named(toy_folder, monkeypatch):
     model = load_model(toy_folder("llama"), backend="bridge")
-    adapter = adapt(model)
     points = {name: point for name, point in model.hook_dict.items() if "pattern" not in name}
     monkeypatch.setattr(type(model), "hook_dict", property(lambda model: points))
+    adapter = adapt(model)
     with pytest.raises(NotApplicableError, match="has no hook blocks.1.attn.hook_pattern"):
         adapter.pattern_site(1)

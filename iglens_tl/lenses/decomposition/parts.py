@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -38,12 +39,7 @@ class Parts:
 
 def state_parts(trace: Trace, label: str, written: Float[Tensor, "row d_model"]) -> Parts:
     """Return what was written as a single part."""
-
-    def shares(gradients: Tensor, targets: Tensor) -> Tensor:
-        own = written[trace.target_rows[targets]].double()
-        return (own * gradients.double()).sum(1, keepdim=True)
-
-    return Parts([label], shares)
+    return Parts([label], partial(_share_of_state, trace, written))
 
 
 def head_parts(trace: Trace, layer: int) -> list[Parts]:
@@ -123,6 +119,11 @@ def neuron_parts(trace: Trace, layer: int, site: str) -> list[Parts]:
         label = segments.mlp_bias_label(layer)
         parts.append(state_parts(trace, label, neurons.scale * neurons.bias))
     return parts
+
+
+def _share_of_state(trace: Trace, written: Tensor, gradients: Tensor, targets: Tensor) -> Tensor:
+    own = written[trace.target_rows[targets]].double()
+    return (own * gradients.double()).sum(1, keepdim=True)
 
 
 class _AttentionShares:

@@ -9,7 +9,8 @@ from iglens_tl.arguments import Count
 from iglens_tl.lenses.base import measure
 from iglens_tl.lenses.baselines import BaselineLike
 from iglens_tl.lenses.ig import PATHS, SHAPLEY_PATHS, IGLens, PathName
-from iglens_tl.models.adapter import Model, adapt
+from iglens_tl.models.adapter import Model
+from iglens_tl.models.loading import adapt
 from iglens_tl.prompts import PromptLike, Tokens
 from iglens_tl.readout import ValueLike
 from iglens_tl.results.sensitivity import PathSensitivity
