@@ -77,30 +77,37 @@ def test_every_block_of_python_in_a_document_is_an_example():
             )
 
 
-def commands() -> list[str]:
-    """Return every line of the documents that calls `iglens`."""
-    lines = [line for document in DOCUMENTS for line in document.read_text("utf-8").splitlines()]
-    return [line for line in lines if re.match(r"(iglens|echo .* \| iglens) ", line)]
+def commands() -> dict[str, list[str]]:
+    """Return the lines that call `iglens`, by the first document in which they stand."""
+    found: dict[str, str] = {}
+    for document in DOCUMENTS:
+        for line in document.read_text("utf-8").splitlines():
+            if re.match(r"(iglens|echo .* \| iglens) ", line):
+                found.setdefault(line, document.name)
+    by_document: dict[str, list[str]] = {}
+    for line, name in found.items():
+        by_document.setdefault(name, []).append(line)
+    return by_document
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, toy_folder) -> Path:
+@pytest.fixture
+def place(tmp_path, toy_folder) -> Path:
     """Return a folder with the files that the documents take to be there."""
-    folder = tmp_path_factory.mktemp("commands")
+    folder = tmp_path / "commands"
     (folder / "path" / "to").mkdir(parents=True)
     (folder / "path" / "to" / "model").symlink_to(toy_folder("llama"))
     text = " ".join(f"w{number}" for number in range(90))
-    for name in ("texts.txt", "prompts.txt"):
-        (folder / name).write_text(f"{text}\n" * 4)
+    (folder / "texts.txt").write_text(f"{text}\n" * 4)
+    prompts = [f"The capital of {country} is" for country in ("Vietnam", "France", "Peru")]
+    (folder / "prompts.txt").write_text("\n".join(prompts))
     (folder / "text.txt").write_text("w1 w2 w3 w4 w5")
     return folder
 
 
-def test_the_commands_of_documents_run_one_after_the_other(place, monkeypatch):
+@pytest.mark.parametrize("document", commands())
+def test_the_commands_of_a_document_run_one_after_the_other(document, place, monkeypatch):
     monkeypatch.chdir(place)
-    lines = commands()
-    assert len(lines) >= 5
-    for line in lines:
+    for line in commands()[document]:
         words = shlex.split(line, comments=True)
         given, to_file = None, "" if ">" not in words else words[words.index(">") + 1]
         if "|" in words:
