@@ -27,14 +27,18 @@ SLOW = tests/experiments tests/test_notebooks.py tests/test_examples.py \
 test-quick: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cases 1 $(foreach path,$(SLOW),--ignore-glob='$(path)')
 
-# Another processor computes the same numbers with other kernels, which sum in another order.
+# Another processor computes the same numbers with other kernels, which sum in another order, and
+# not always in the same one.
 NUMERIC = tests/readout tests/models tests/lenses tests/tuning tests/interventions \
 	tests/evaluation tests/results
+# The same code has run before with the shapes and types of its arguments checked, which takes half the time.
+UNCHECKED = -o addopts="-q --strict-markers"
 OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1
 
 ## Some cases of every test that compares numbers, as a processor without vector units computes them.
 test-numeric: $(VENV)/.ready-dev
-	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --cases 2 $(NUMERIC)
+	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --other-rounding --cases 2 \
+		$(UNCHECKED) $(NUMERIC)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check

@@ -17,6 +17,7 @@ import transformers
 
 from iglens_tl import load_model
 from tests.support.families import FAMILIES, Family, write_folder
+from tests.support.rounding import round_differently_in_every_pass
 
 STORIES = Path(__file__).parents[2] / "shared" / "models" / "stories260K"
 
@@ -26,13 +27,27 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--cases`, which runs a sample of the cases of every parametrised test."""
+    """Add `--cases`, a sample of the cases of parametrised tests, and `--other-rounding`."""
     parser.addoption(
         "--cases",
         type=int,
         metavar="N",
         help="run at most N cases of each test, spread over all of them; by default every case",
     )
+    parser.addoption(
+        "--other-rounding",
+        action="store_true",
+        help="let every forward pass round differently, as some processors do",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let passes round differently if asked for."""
+    config.addinivalue_line(
+        "markers", "same_rounding: two passes over one text have to give the same bits"
+    )
+    if config.getoption("--other-rounding"):
+        round_differently_in_every_pass()
 
 
 # Before pytest-xdist reads the groups.
@@ -46,6 +61,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     in_processes = config.pluginmanager.hasplugin("xdist")
     for item in items if in_processes else ():
         item.add_marker(pytest.mark.xdist_group(family_of(item) or item.nodeid.partition("::")[0]))
+    if config.getoption("--other-rounding"):
+        skip = pytest.mark.skip(reason="two passes give other bits here")
+        for item in items:
+            if item.get_closest_marker("same_rounding"):
+                item.add_marker(skip)
     n_cases = config.getoption("--cases")
     if n_cases is None:
         return

@@ -78,7 +78,7 @@ def test_noising_is_denoising_with_the_runs_exchanged(toy_model, backend):
     exchanged = patch(model, CORRUPTED, CLEAN)
     assert_close_to(result.values, exchanged.values, dtype=torch.float32)
     assert_close_to(result.clean_value, exchanged.corrupted_value, dtype=torch.float32)
-    np.testing.assert_allclose(result.recovered, exchanged.recovered, atol=1e-12)
+    assert_close_to(result.recovered, exchanged.recovered, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -139,16 +139,16 @@ def test_patching_the_state_inside_a_block_reaches_mlp_and_stream(toy_model, nam
 def test_the_last_state_alone_decides_exactly(toy_model, name, direction):
     result = patch(toy_model(name, "bridge"), direction=direction)
     assert result.recovered[-1, -1] == 1
-    assert result.recovered[-1, :-1] == pytest.approx([0, 0, 0], abs=1e-5)
+    assert result.recovered[-1, :-1] == pytest.approx([0, 0, 0], abs=1e-4)
     # Nothing differs before the first token that does.
-    assert result.recovered[:, 0] == pytest.approx([0, 0, 0], abs=1e-5)
+    assert result.recovered[:, 0] == pytest.approx([0, 0, 0], abs=1e-4)
 
 
 def test_a_patched_state_before_the_first_block_at_the_only_token_that_differs_is_everything(toy):
     result = patch(toy, site="resid_pre")
     assert result.recovered[0] == pytest.approx([0, 1, 0, 0], abs=1e-4)
     after = patch(toy, site="resid_post")
-    np.testing.assert_allclose(result.values[1:], after.values[:-1], atol=1e-6)
+    assert_close_to(result.values[1:], after.values[:-1], dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,10 @@ def test_float64_models_keep_their_precision(toy_model):
 def test_many_passes_give_what_one_gives(toy, denoised, monkeypatch):
     monkeypatch.setattr(patching, "_TOKENS_PER_PASS", 2 * len(CLEAN))
     result = patch(toy)
-    np.testing.assert_allclose(result.values, denoised.values, atol=1e-6, rtol=0)
+    assert_close_to(result.values, denoised.values, dtype=torch.float32)
 
 
+@pytest.mark.same_rounding
 def test_a_layer_takes_one_pass_with_a_row_for_each_position_that_differs(toy_folder):
     model, rows = load_model(toy_folder("llama")), []
     patch(model)
@@ -259,7 +260,7 @@ def test_no_progress_bar_is_drawn_and_those_of_other_calls_stay(toy, capfd):
 def test_a_hook_that_replaces_the_batch_is_an_error_that_names_the_place(toy_folder):
     model = load_model(toy_folder("llama"))
     hook = ("blocks.0.hook_resid_post", lambda states, hook: states[:1])
-    message = r"1 rows at blocks.0.hook_resid_post where 3 positions are patched; remove hooks"
+    message = r"1 rows at blocks.0.hook_resid_post where \d positions are patched; remove hooks"
     with model.hooks(fwd_hooks=[hook]), pytest.raises(ValueError, match=message):
         patch(model)
 
@@ -270,7 +271,7 @@ def test_attention_only_models_have_no_mlp_to_patch():
         model = build(**options)
         result = patch(model, corrupted=OTHER_END, site="attn_out")
         loop = patch_by_loop(model, "attn_out", into=OTHER_END)
-        np.testing.assert_allclose(result.values, loop, atol=1e-5, rtol=0)
+        assert_close_to(result.values, loop, dtype=torch.float32)
         with pytest.raises(NotApplicableError, match="no mlp_out to replace; use attn_out"):
             patch(model, corrupted=OTHER_END, site="mlp_out")
         with pytest.raises(NotApplicableError, match="its blocks have attention only"):

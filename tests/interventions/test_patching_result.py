@@ -25,12 +25,11 @@ def denoised(toy):
 def test_effects_are_the_changes_of_the_curve_at_the_last_position(toy, denoised):
     effects = denoised.to_effects()
     assert effects.segments == ("L0", "L1", "L2")
-    assert_identical(effects.baseline[0], denoised.corrupted_value)
+    assert_close_to(effects.baseline[0], denoised.corrupted_value, dtype=torch.float32)
     assert_identical(effects.final[0], denoised.clean_value)
     assert_identical(effects.levels[0], denoised.values[:, -1])
-    assert effects.values.sum() == pytest.approx(
-        denoised.clean_value - denoised.corrupted_value, abs=1e-12
-    )
+    change = effects.final[0] - effects.baseline[0]
+    assert effects.values.sum() == pytest.approx(change, abs=1e-12)
     assert abs(effects.completeness_error).max() < 1e-12
     assert effects.provenance.options["direction"] == "denoising"
     credits = ig_lens(toy, CLEAN, targets=[ANSWER])
@@ -44,18 +43,19 @@ def test_effects_begin_with_the_embedding_where_the_last_tokens_differ(toy):
     before = patch(toy, corrupted=OTHER_END, site="resid_pre")
     assert_close_to(result.embed_value, before.values[0, -1], dtype=torch.float32)
     # With the embedding of the only token that differs, everything is the clean run.
-    assert result.embed_value == pytest.approx(result.clean_value, abs=1e-6)
+    assert_close_to(result.embed_value, result.clean_value, dtype=torch.float32)
     effects = result.to_effects()
     assert_identical(effects.baseline[0], result.embed_value)
-    assert abs(effects.values).max() < 1e-6
+    assert_close_to(effects.values, 0, dtype=torch.float32, size=abs(result.clean_value))
 
 
 def test_effects_of_noising_are_what_is_lost(toy, denoised):
     result = patch(toy, direction="noising")
     effects = result.to_effects()
-    assert effects.baseline[0] == 0
+    size = abs(result.clean_value)
+    assert_close_to(effects.baseline[0], 0, dtype=torch.float32, size=size)
     lost = denoised.clean_value - denoised.corrupted_value
-    assert_close_to(effects.final[0], lost, dtype=torch.float32)
+    assert_close_to(effects.final[0], lost, dtype=torch.float32, size=size)
     assert_close_to(effects.levels[0], result.clean_value - result.values[:, -1])
     assert "lost" in effects.provenance.notes[-1]
 

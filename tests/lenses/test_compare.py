@@ -38,7 +38,7 @@ def test_every_lens_gives_the_numbers_that_it_gives_alone(toy_model, name, backe
         "ig_lens": ig_lens(model, [IDS, IDS[:4]]),
     }
     for lens, result in alone.items():
-        np.testing.assert_allclose(comparison[lens].values, result.values, atol=1e-6, rtol=1e-6)
+        assert_close_to(comparison[lens].values, result.values, dtype=torch.float32)
         assert comparison[lens].targets == result.targets
         assert comparison[lens].segments == result.segments
 
@@ -152,7 +152,7 @@ def test_a_lens_that_turns_out_not_to_apply_lets_the_others_run(toy_folder):
     with model.hooks(fwd_hooks=[hook]):
         comparison = compare(model, IDS, lenses=lenses)
         alone = ig_lens(model, IDS)
-    np.testing.assert_allclose(comparison["ig_lens"].values, alone.values, atol=1e-7)
+    assert_close_to(comparison["ig_lens"].values, alone.values, dtype=torch.float32)
     assert "heads of layer 1 do not add up" in comparison.skipped["direct_logit_attribution"]
 
 

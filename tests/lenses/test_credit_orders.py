@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import ig_lens, path_sensitivity
+from iglens_tl import StraightProjected, ig_lens, path_sensitivity, trace_prompt
 from iglens_tl.lenses.ig import FROZEN_CHAINS, SHAPLEY_PATHS
 from iglens_tl.models import adapt
 from iglens_tl.readout import LogitDifference
@@ -66,7 +66,11 @@ def test_orders_share_out_one_total_and_end_with_the_last_layers_skip_effect(
 ):
     paths = ["hidden_states", *OTHER_ORDERS, "leave_one_out"]
     results = path_sensitivity(toy_model(name, backend, dtype), IDS, paths=paths).results
-    usual, atol = results["hidden_states"], TOLERANCE[dtype]
+    usual = results["hidden_states"]
+    # Hugging Face computes an RMS norm in float32 even so.
+    norm = adapt(toy_model(name, backend, dtype)).readout.norm
+    in_float32 = backend == "bridge" and norm is not None and not norm.centered
+    atol = TOLERANCE["float32" if in_float32 else dtype]
     for path in OTHER_ORDERS:
         result = results[path]
         assert result.additive
@@ -189,9 +193,9 @@ def test_the_straight_lines_are_cut_where_they_say(toy_model, path, dtype):
 
 
 def test_a_line_without_length_gives_no_credit(toy_model):
-    model = toy_model("llama", "auto", "float64")
-    last = states_of(model)[-1][2]
-    result = ig_lens(model, IDS, baseline=last, path="straight_projected")
+    trace = trace_prompt(toy_model("llama", "auto", "float64"), IDS)
+    last = trace.states[trace.adapter.post_site(2)][2]
+    result = StraightProjected(baseline=last)(trace)
     np.testing.assert_allclose(result.values[2], 0, atol=1e-12)
 
 

@@ -91,9 +91,8 @@ def test_a_logit_difference_is_the_difference_of_the_shares(toy, other):
     value = LogitDifference(" w30", other)
     result = direct_logit_attribution(toy, text, targets=[" w61"], value=value)
     separate = direct_logit_attribution(toy, text, targets=[30, 9])
-    np.testing.assert_allclose(
-        result.values[0], np.diff(separate.values[::-1], axis=0)[0], atol=1e-10
-    )
+    difference = np.diff(separate.values[::-1], axis=0)[0]
+    assert_close_to(result.values[0], difference, dtype=torch.float32)
     assert result.unit == "logit difference"
 
 
@@ -139,7 +138,7 @@ def test_models_without_mlp_or_final_norm_are_split_as_well(options):
     model = native_bridge(**options)
     result = direct_logit_attribution(model, IDS, by="head")
     expected = model_logits(model).gather(1, TARGETS[:, None])[:, 0]
-    np.testing.assert_allclose(result.sums, expected, atol=1e-4, rtol=1e-5)
+    assert_close_to(result.sums, expected, dtype=torch.float32)
     assert ("L0.mlp" in result.segments) == ("attn_only" not in options)
 
 

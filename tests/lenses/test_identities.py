@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import ig_lens
+from iglens_tl import IGLens, ig_lens, trace_prompt
 from iglens_tl.models import adapt
-from tests.support.cases import EVERY_MODEL, EVERY_MODEL_AND_DTYPE, IDS
-from tests.support.closeness import assert_identical
+from tests.support.cases import (
+    EVERY_MODEL,
+    EVERY_MODEL_AND_DTYPE,
+    EVERY_MODEL_IN_FLOAT64,
+    IDS,
+)
 
 SUM_TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 # Hugging Face computes RMS norms in float32 even in float64 models.
@@ -68,11 +72,10 @@ def test_the_last_layers_credit_is_the_effect_of_skipping_it(toy_model, name, ba
     np.testing.assert_allclose(ig_lens(model, IDS).values[:, -1], effect, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
+@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL_IN_FLOAT64)
 def test_coarser_chains_credit_the_sums_of_finer_ones(toy_model, name, backend):
-    model = toy_model(name, backend)
-    fine = ig_lens(model, IDS).to_frame()
-    coarse = ig_lens(model, IDS, layers=[1])
+    trace = trace_prompt(toy_model(name, backend, "float64"), IDS)
+    fine, coarse = IGLens()(trace).to_frame(), IGLens(layers=[1])(trace)
     assert coarse.segments == ("embed", "L1", "L2")
     frame = coarse.to_frame()
     np.testing.assert_allclose(frame["L1"], fine["L0"] + fine["L1"], atol=1e-12)
@@ -93,26 +96,26 @@ def test_sublayers_add_up_to_their_layer_or_are_refused(toy_model, name, backend
         np.testing.assert_allclose(total, whole[f"L{layer}"], atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
+@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL_IN_FLOAT64)
 def test_the_baseline_changes_only_the_first_segment(toy_model, name, backend):
-    model = toy_model(name, backend)
-    vector = np.linspace(-1, 1, adapt(model).readout.d_model)
+    trace = trace_prompt(toy_model(name, backend, "float64"), IDS)
+    vector = np.linspace(-1, 1, trace.adapter.readout.d_model)
     results = [
-        ig_lens(model, IDS, baseline=baseline)
+        IGLens(baseline=baseline)(trace)
         for baseline in ("mean", "mean_causal", "zero", "embed", vector)
     ]
     for result in results[1:]:
         np.testing.assert_allclose(result.values[:, 1:], results[0].values[:, 1:], atol=1e-12)
         np.testing.assert_allclose(result.completeness_error, 0, atol=1e-12)
-    assert_identical(results[3].values[:, 0], 0)
+    np.testing.assert_allclose(results[3].values[:, 0], 0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "backend", "dtype"), EVERY_MODEL_AND_DTYPE)
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
 def test_the_gradient_estimator_agrees_with_delta(toy_model, name, backend, dtype, baseline):
-    model = toy_model(name, backend, dtype)
-    exact = ig_lens(model, IDS, baseline=baseline)
-    integrated = ig_lens(model, IDS, baseline=baseline, estimator="gradient")
+    trace = trace_prompt(toy_model(name, backend, dtype), IDS)
+    exact = IGLens(baseline=baseline)(trace)
+    integrated = IGLens(baseline=baseline, estimator="gradient")(trace)
     atol = {"float32": 1e-5, "float64": 1e-9}[dtype]
     np.testing.assert_allclose(integrated.values, exact.values, atol=atol)
 

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from iglens_tl import compare, fit_jacobian_lens, jacobian_lens, load_model, logit_lens
+from iglens_tl import (
+    JacobianLens,
+    LogitLens,
+    compare,
+    fit_jacobian_lens,
+    jacobian_lens,
+    load_model,
+    logit_lens,
+    trace_prompt,
+)
 from iglens_tl.models import adapt, capture
 from iglens_tl.models.gradients import run_from_states
 from tests.support.cases import HAS_HOOKED, IDS, loadable
@@ -44,8 +53,9 @@ def fitted(toy_model):
 @pytest.mark.parametrize("name", BRIDGES)
 def test_identity_matrices_make_it_the_logit_lens(toy_model, name):
     model = toy_model(name, "bridge")
-    result = jacobian_lens(model, IDS, lens=identity(adapt(model)))
-    expected = logit_lens(model, IDS, layers=[0, 1])
+    trace = trace_prompt(model, IDS)
+    result = JacobianLens(lens=identity(adapt(model)))(trace)
+    expected = LogitLens(layers=[0, 1])(trace)
     assert result.segments == ("L0", "L1", "L2")
     np.testing.assert_allclose(result.values, expected.values[:, 1:], atol=1e-7)
     assert_identical(result.ranks, expected.ranks[:, 1:])

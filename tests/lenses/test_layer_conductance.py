@@ -50,7 +50,7 @@ def test_every_layer_passes_the_whole_change_on(toy_model, name, backend):
     change = (result.final - result.baseline)[:, None]
     np.testing.assert_allclose(result.values, np.broadcast_to(change, (1, 4)), atol=5e-3)
     expected = ig_lens(model, PROMPT, targets=[NEXT], value="logprob").final
-    np.testing.assert_allclose(result.final, expected, atol=1e-6)
+    assert_close_to(result.final, expected, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
@@ -106,14 +106,13 @@ def test_positions_add_up_to_the_views(toy_model, name):
     table = conductance_by_position(model, PROMPT, **options)
     assert table["source"].max() == len(PROMPT)
     summed = table.groupby(["position", "segment"], sort=False)["value"].sum().unstack(sort=False)
-    np.testing.assert_allclose(summed, views["total"].values, atol=1e-6)
+    assert_close_to(summed.to_numpy(), views["total"].values, dtype=torch.float32)
     own = table[table["source"] == table["position"]]
-    np.testing.assert_allclose(
-        own["value"].to_numpy().reshape(2, 4), views["last"].values, atol=1e-6
-    )
+    own_values = own["value"].to_numpy().reshape(2, 4)
+    assert_close_to(own_values, views["last"].values, dtype=torch.float32)
     fine = conductance_by_position(model, PROMPT, by="sublayer", **options)
     summed = fine.groupby(["position", "segment"], sort=False)["value"].sum().unstack(sort=False)
-    np.testing.assert_allclose(summed, views["sublayer"].values, atol=1e-6)
+    assert_close_to(summed.to_numpy(), views["sublayer"].values, dtype=torch.float32)
     assert list(summed.columns) == list(views["sublayer"].segments)
 
 

@@ -53,7 +53,7 @@ def test_each_layer_sums_to_its_own_difference(toy_model, name, backend):
             assert result.values[0, segment] == pytest.approx(result.final[0] - own, abs=0.02)
     assert_close_to(result.baseline[0], (result.levels - result.values)[0, 0])
     expected = ig_lens(model, PROMPT, targets=[NEXT], value="logprob").final
-    np.testing.assert_allclose(result.final, expected, atol=1e-6)
+    assert_close_to(result.final, expected, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)

@@ -140,7 +140,7 @@ def test_dead_features_keep_the_numbers_of_the_others(toy):
     all_features = features(split(toy, directions_from_sae(whole)), 1)
     others = features(split(toy, directions_from_sae(thinned)), 1)
     alive = [label for label in all_features if label not in {f"L1.f{number}" for number in dead}]
-    np.testing.assert_allclose(others[alive], all_features[alive], atol=1e-12)
+    assert_close_to(others[alive].to_numpy(), all_features[alive].to_numpy(), dtype=torch.float32)
     assert not others.drop(columns=alive).to_numpy().any()
     with pytest.raises(ValueError, match="direction 0 is zero"):
         split(toy, Directions(thinned.W_dec.detach()[:2]))

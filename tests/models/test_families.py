@@ -16,6 +16,7 @@ from torch import Tensor
 from iglens_tl import components, ig_lens, load_model
 from iglens_tl.models import NotApplicableError, adapt, capture
 from tests.support.cases import HAS_HOOKED, IDS, TL_VERSION
+from tests.support.closeness import assert_close_to
 from tests.support.families import FAMILIES, Family, write_folder
 from tests.support.family_table import family_table
 from tests.support.further_families import FURTHER_FAMILIES, REFUSED_FAMILIES
@@ -99,7 +100,7 @@ def test_credits_sum_to_what_plain_hugging_face_predicts(folder_of, load, family
     model = load(family, backend)
     expected, _ = plain_run(folder_of(family))
     result = ig_lens(model, IDS)
-    np.testing.assert_allclose(np.log(result.final), expected, atol=1e-4)
+    assert_close_to(np.log(result.final), expected, tolerance=1e-4)
     np.testing.assert_allclose(result.values.sum(1) + result.baseline, result.final, atol=1e-12)
     integrated = ig_lens(model, IDS, estimator="gradient")
     np.testing.assert_allclose(integrated.values, result.values, atol=1e-4)

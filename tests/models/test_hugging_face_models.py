@@ -11,7 +11,7 @@ from torch import nn
 from iglens_tl import ig_lens, load_model
 from iglens_tl.models import adapt
 from tests.support.cases import HAS_HOOKED, IDS, loadable
-from tests.support.closeness import assert_identical
+from tests.support.closeness import assert_close_to, assert_identical
 from tests.support.families import D_VOCAB, FAMILIES, build_tokenizer
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -58,9 +58,7 @@ def test_a_hugging_face_model_is_measured_and_stays_as_it_was(name, tmp_path):
     hf_model.save_pretrained(tmp_path)
     again = type(hf_model).from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        torch.testing.assert_close(
-            again(torch.tensor([IDS])).logits, hf_model(torch.tensor([IDS])).logits
-        )
+        assert_close_to(again(torch.tensor([IDS])).logits, hf_model(torch.tensor([IDS])).logits)
 
 
 @pytest.mark.parametrize("name", FAMILIES_OF_THE_BRIDGE)

@@ -88,8 +88,7 @@ def test_the_first_blocks_alone_give_the_state_at_their_exit(toy_model, name, ba
     plain = states_of_plain_run(adapter)
     # From the embedding state, with no block, to the last state of the plain run, with all.
     for state, expected in zip(states, plain, strict=True):
-        torch.testing.assert_close(state, expected, atol=1e-6, rtol=0)
-    assert_close_to(states[0], plain[0], dtype=torch.float32)
+        assert_close_to(state, expected, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -161,7 +160,8 @@ def test_any_rows_in_any_order_and_any_passes_give_what_each_gives_alone(
         patch.setattr(skipping, "_TOKENS_PER_PASS", rows_per_pass * len(IDS))
         states = run_skipping(five_blocks, IDS, keep, POSITIONS)
     expected = torch.stack([expected_of_five[tuple(row)] for row in keep.tolist()])
-    assert_close_to(states, expected, dtype=torch.float32)
+    # The first block's norm enlarges these small embeddings, and their rounding.
+    assert_close_to(states, expected, tolerance=1e-3)
 
 
 @settings(max_examples=25, deadline=None)

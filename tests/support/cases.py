@@ -45,3 +45,10 @@ EVERY_MODEL_AND_DTYPE = [
     )
 ]
 """(family, backend, dtype)."""
+
+EVERY_MODEL_IN_FLOAT64 = [
+    pytest.param(*case.values[:2], id=str(case.id).removesuffix("-float64"))
+    for case in EVERY_MODEL_AND_DTYPE
+    if case.values[2] == "float64"
+]
+"""(family, backend) for every toy model that computes in float64, for exact identities."""

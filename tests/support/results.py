@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from iglens_tl.results import Provenance, Target, Text, TopTokens
 from iglens_tl.results import segments as labels
 from iglens_tl.results.lens import LensResult
+from tests.support.closeness import assert_close_to
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -88,11 +90,11 @@ def features(result, layer):
     return frame[[name for name in result.segments if name.startswith(f"L{layer}.f")]]
 
 
-def assert_same_numbers(left, right, atol=1e-6) -> None:
-    """Require two results to be the same measurement of the same targets."""
-    np.testing.assert_allclose(left.values, right.values, atol=atol)
-    np.testing.assert_allclose(left.final, right.final, atol=atol)
-    np.testing.assert_allclose(left.baseline, right.baseline, atol=atol)
+def assert_same_numbers(left, right, size: float | None = None) -> None:
+    """Require two results to be the same measurement of the same targets, but for rounding."""
+    for name in ("values", "final", "baseline"):
+        numbers = getattr(left, name), getattr(right, name)
+        assert_close_to(*numbers, dtype=torch.float32, size=size)
     assert [(t.position, t.token_id) for t in left.targets] == [
         (t.position, t.token_id) for t in right.targets
     ]

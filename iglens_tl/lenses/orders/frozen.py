@@ -129,12 +129,12 @@ class StraightProjected(FrozenChain):
 
     def _between(self, start: Tensor, inner: list[Tensor], last: Tensor) -> list[Tensor]:
         whole = last - start
-        # A line without length has all its points in one place.
-        square = whole.square().sum(1).clamp_min(torch.finfo(whole.dtype).tiny)
-        return [
-            start + whole * (((states - start) * whole).sum(1) / square)[:, None]
-            for states in inner
-        ]
+        square = whole.square().sum(1)
+        # A line without length, but for rounding, has all its points in one place.
+        rounding = 8 * torch.finfo(whole.dtype).eps * last.norm(dim=1)
+        has_length = square > rounding.square()
+        shares = [((states - start) * whole).sum(1) / square for states in inner]
+        return [start + whole * torch.where(has_length, share, 0)[:, None] for share in shares]
 
 
 @dataclass(frozen=True, kw_only=True)
