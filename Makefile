@@ -31,13 +31,13 @@ test-quick: $(VENV)/.ready-dev
 # not always in the same one.
 NUMERIC = tests/readout tests/models tests/lenses tests/tuning tests/interventions \
 	tests/evaluation tests/results
-# The same code has run before with the shapes and types of its arguments checked, which takes half the time.
+# Without checking the shapes and types of arguments, for what has run with them before: half the time.
 UNCHECKED = -o addopts="-q --strict-markers"
 OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1
 
-## Some cases of every test that compares numbers, as a processor without vector units computes them.
+## Four cases of every test that compares numbers, as a processor without vector units computes them.
 test-numeric: $(VENV)/.ready-dev
-	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --other-rounding --cases 2 \
+	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --other-rounding --cases 4 \
 		$(UNCHECKED) $(NUMERIC)
 
 lint: $(VENV)/.ready-dev

@@ -56,7 +56,7 @@ def test_natively_built_models_sum_to_their_own_probability(build, options):
     model = build(**options)
     result = ig_lens(model, IDS)
     # Without a norm logits are large, and their rounding with them.
-    assert_close_to(result.final, own_probs(model), tolerance=1e-4)
+    assert_close_to(result.final, own_probs(model), dtype=torch.float32, size=1)
     np.testing.assert_allclose(result.completeness_error, 0, atol=1e-12)
     integrated = ig_lens(model, IDS, estimator="gradient")
     np.testing.assert_allclose(integrated.values, result.values, atol=1e-5)
