@@ -61,7 +61,7 @@ class ModelAdapter:
 
     model: Any
     backend: Backend
-    hook_points: Mapping[str, Any] = field(repr=False)
+    hook_points: Mapping[str, Any] = field(repr=False, compare=False)
     path: str
     n_layers: int
     n_ctx: int

@@ -109,10 +109,11 @@ class ChordRows:
             torch.mm(projected, readout.unembed_columns(first, last), out=product[:, first:last])
         self.rows, self.probe_rows = product[: len(states)], product[len(states) :]
         self._magnitudes = self.rows.new_zeros(len(states), dtype=torch.float64)
+        self.longest_column = 0.0
         if n_probes:
             # On average, a probe's logits are as large as the columns of W_U.
-            column = self.probe_rows.square().mean(0).amax().sqrt().double()
-            terms = _SHARE_OF_TERMS * column * states.double().norm(dim=1)
+            self.longest_column = float(self.probe_rows.square().mean(0).amax().sqrt())
+            terms = _SHARE_OF_TERMS * self.longest_column * states.double().norm(dim=1)
             self._magnitudes = self.rows.abs().amax(1).double() + terms
         centered = states if readout.norm is None else readout.norm.center(states)
         a, b = centered[self.chords.start].double(), centered[self.chords.end].double()
@@ -155,7 +156,7 @@ class ChordRows:
         """
         ends = torch.stack([self.chords.start[nodes.chord], self.chords.end[nodes.chord]], dim=1)
         mixed = (self.mixture(nodes)[0] * self._magnitudes[ends][:, None]).sum(2)
-        return torch.finfo(self.rows.dtype).eps * (1 + (self.offset_range + mixed) / 2)
+        return torch.finfo(self.rows.dtype).eps * (1 + self.offset_range + mixed)
 
     def along_probes(self, nodes: Nodes, products: Tensor, pulls: Tensor) -> Tensor:
         """Return the products of the gradient with the probes, `[piece, node, probe]`.
@@ -171,6 +172,16 @@ class ChordRows:
             states = torch.bmm(ends, self._probes_along[nodes.chord])
             products = products - (scale**2 * (ends * pulls).sum(2))[:, :, None] * states
         return self.readout.transform.scale * scale[:, :, None] * products
+
+    def summed_sizes(self, nodes: Nodes, lengths: Tensor) -> Float[Tensor, "piece node"]:
+        """Return about how large the terms are that a gradient sums, which may cancel.
+
+        Args:
+            nodes: Where.
+            lengths: `[piece, node]`, the length of q.
+        """
+        scale = self.readout.transform.scale * self.inverse_norm(nodes)[0]
+        return scale * self.longest_column * lengths
 
     def radial_sizes(self, nodes: Nodes, pulls: Tensor) -> Float[Tensor, "piece node"]:
         """Return how much of a gradient the norm takes away, which is large where it cancels."""

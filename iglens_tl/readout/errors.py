@@ -35,7 +35,7 @@ _LARGEST_GAP = 0.5
 """In nats: by how much tangents and chord of the log-normaliser may differ between two nodes."""
 
 _CROSSING_STEPS = 5
-_ROUNDING = 4
+_ROUNDING = 2
 
 
 def error_seen(

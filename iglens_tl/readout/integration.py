@@ -28,6 +28,8 @@ _SMALLEST_UNIT = 1e-300
 _LARGEST_GROWTH = 1e6
 _ROUNDING = 8
 _PARTS_BESIDE_CHANGE = 4
+_SAFETY = 2
+"""By how much what is reported exceeds the estimate of the rule's error."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Integration:
                 # What bounds all parts may be several times the error of any.
                 of_parts = _PARTS_BESIDE_CHANGE * limit
                 unseen = torch.where(own.unseen > of_parts, own.unseen, 0.0)
-                accepted = missing.abs() <= torch.maximum(limit, own.rounding / 8)
+                accepted = missing.abs() <= torch.maximum(limit, own.rounding / 16)
                 accepted &= own.seen + unseen <= of_parts
                 added = accepted | must[block]
                 self.errors.add(part.chord, own, unseen, missing, added)
@@ -330,7 +332,7 @@ class _ChordErrors:
             added: `[piece]`, which pieces are added.
         """
         for total, of_pieces in (
-            (self.estimated, own.seen + unseen + own.rounding),
+            (self.estimated, _SAFETY * own.seen + unseen + own.rounding),
             (self.missing, missing),
             (self.moved, own.moved),
             (self.largest, own.largest),
@@ -377,8 +379,9 @@ class _PieceErrors:
         # On average a probe's product with a gradient is as large as the gradient.
         sizes = found.probes.square().mean(2).sqrt()
         sizes = sizes + rows.radial_sizes(nodes, found.pulls)
+        summed = torch.maximum(sizes, rows.summed_sizes(nodes, found.rows.lengths))
         measure = measure.to(sizes)
-        self.rounding = (length * (measure * rounding * sizes).sum(1)).cpu()
+        self.rounding = (length * (measure * rounding * summed).sum(1)).cpu()
         self.moved = (measure * found.slopes.abs()).sum(1).cpu()
         self.largest = (length * (measure * sizes).sum(1)).cpu()
 

@@ -23,6 +23,8 @@ from iglens_tl.readout.value import TokenValue, Value
 
 _BLOCK_ENTRIES = 2**23
 _SLICE_ENTRIES = 2**21
+_CANCELLING = 8
+"""By how much the terms of a gradient may exceed it, for values whose terms are not known."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class GradientRows(ABC):
     @abstractmethod
     def sizes(self) -> Float[Tensor, " piece"]:
         """Return about how large q gets on each piece, float64."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Float[Tensor, "piece node"]:
+        """Return about the length of q, as far as it is not less, float64."""
 
     @abstractmethod
     def add_to(self, total: Tensor, owners: Tensor, weights: Float[Tensor, "piece node"]) -> None:
@@ -102,8 +109,10 @@ def values_at_ends(
         row = rows.transformed(rows.rows[states[block]].mul_(scale[block].to(rows.rows)))
         row.sub_(logits[block, :1].to(row))
         maximum = row.amax(1, keepdim=True)
-        total = row.sub_(maximum).clamp_min_(SMALLEST_EXPONENT).exp_().sum(1).double().log()
-        log_normalizers.append(logits[block, 0] + maximum[:, 0].double() + total)
+        row.sub_(maximum).clamp_min_(SMALLEST_EXPONENT).exp_().scatter_(1, columns[block], 0)
+        own = torch.exp(logits[block] - logits[block, :1] - maximum.double())
+        total = row.sum(1).double() + own.sum(1)
+        log_normalizers.append(logits[block, 0] + maximum[:, 0].double() + total.log())
     log_normalizer = torch.cat(log_normalizers)
     return torch.stack([value.of_tokens(logits, log_normalizer), log_normalizer - logits[:, 0]])
 
@@ -126,8 +135,9 @@ def blocks_of(rows: ChordRows, nodes: Nodes) -> list[slice]:
 class _SoftmaxRows(GradientRows):
     """q of a `TokenValue`: a multiple of the softmax, and single entries at the tokens.
 
-    Logits and end rows are taken relative to those of the value's first token. Where that token has
-    nearly all the probability, the terms that cancel are then zero from the start.
+    Logits and end rows are taken relative to those of the value's first token, and the value's
+    tokens join the sums over the vocabulary only in float64. Where they have nearly all the
+    probability, what the others have is then as precise as everywhere.
     """
 
     def __init__(self, rows: ChordRows, nodes: Nodes, value: TokenValue) -> None:
@@ -151,6 +161,13 @@ class _SoftmaxRows(GradientRows):
         self.sums = torch.zeros_like(parts[0][1])
         for maximum, part in parts:
             self.sums += torch.exp(maximum - self.maximum)[:, :, None] * part
+        own = torch.exp(self.logits - self.logits[:, :, :1] - self.maximum[:, :, None])
+        damped = own * self.damping
+        relative = self.ends - self.ends[:, :, :1]
+        self.sum_of_others = self.sums[:, :, 1].clone()
+        self.sums[:, :, 0] += own.sum(2)
+        self.sums[:, :, 1] += damped.sum(2)
+        self.sums[:, :, 2:4] += torch.bmm(damped, relative.transpose(1, 2))
         self.log_normalizer = self.logits[:, :, 0] + self.maximum + self.sums[:, :, 0].log()
         by_tokens, by_normalizer = value.slopes(self.logits, self.log_normalizer)
         self.by_total = by_normalizer / self.sums[:, :, 0]
@@ -179,6 +196,8 @@ class _SoftmaxRows(GradientRows):
             logits.tanh_().mul_(self.softcap).sub_(self.logits[:, :, :1].to(logits))
         maximum = logits.amax(2)
         weights = logits.sub_(maximum[:, :, None]).clamp_min_(SMALLEST_EXPONENT).exp_()
+        piece, _, place = self._inside(columns)
+        weights[piece, :, place] = 0
         total = damped = weights.sum(2)
         if damping is not None:
             damped = weights.mul_(damping).sum(2)
@@ -189,9 +208,20 @@ class _SoftmaxRows(GradientRows):
             sums.append(probes.view(n_pieces, n_nodes, -1))
         return maximum.double(), torch.cat(sums, dim=2).double(), weights
 
+    def _inside(self, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the pieces and numbers of the tokens in a slice, and their places there."""
+        inside = (self.columns >= columns.start) & (self.columns < columns.stop)
+        piece, token = inside.nonzero(as_tuple=True)
+        return piece, token, self.columns[piece, token] - columns.start
+
     @property
     def sizes(self) -> Tensor:
         return torch.maximum(self.by_total.abs().amax(1), self.at_tokens.abs().amax((1, 2)))
+
+    @property
+    def lengths(self) -> Tensor:
+        of_others = self.by_total * self.sum_of_others
+        return (self.at_tokens.square().sum(2) + of_others.square()).sqrt()
 
     def pulls(self) -> Tensor:
         """Return q · A and q · B."""
@@ -203,8 +233,8 @@ class _SoftmaxRows(GradientRows):
 
     def probe_products(self, rows: ChordRows) -> Tensor:
         """Return q · R of the probes."""
-        at_tokens = rows.probe_rows[:, self.columns].permute(1, 2, 0).double()
-        of_tokens = torch.bmm(self.by_tokens, at_tokens)
+        probes = rows.probe_rows[:, self.columns].permute(1, 2, 0).double()
+        of_tokens = torch.bmm(self.at_tokens, probes)
         return of_tokens + self.by_total[:, :, None] * self.sums[:, :, 4:]
 
     def ceiling_slopes(self) -> Tensor:
@@ -220,9 +250,8 @@ class _SoftmaxRows(GradientRows):
         for columns, maximum, exponentials in self.slices:
             mix = (of_softmax * torch.exp(maximum - self.maximum)).to(exponentials)
             added = torch.bmm(mix[:, None], exponentials)[:, 0]
-            inside = (self.columns >= columns.start) & (self.columns < columns.stop)
-            piece, token = inside.nonzero(as_tuple=True)
-            added[piece, self.columns[piece, token] - columns.start] = of_tokens[piece, token]
+            piece, token, place = self._inside(columns)
+            added[piece, place] = of_tokens[piece, token]
             total[:, columns].index_add_(0, owners, added)
 
 
@@ -270,6 +299,10 @@ class _WholeRows(GradientRows):
     @property
     def sizes(self) -> Tensor:
         return self.rows.abs().amax((1, 2)).double()
+
+    @property
+    def lengths(self) -> Tensor:
+        return _CANCELLING * self.rows.double().norm(dim=2)
 
     def add_to(self, total: Tensor, owners: Tensor, weights: Tensor) -> None:
         added = torch.bmm(weights[:, None].to(self.rows), self.rows)[:, 0]

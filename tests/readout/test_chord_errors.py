@@ -22,7 +22,6 @@ from iglens_tl.readout import (
 )
 
 D_MODEL = 8
-SLACK = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
 def chord_of(readout: Readout, start: torch.Tensor, end: torch.Tensor, token: int) -> Chords:
@@ -96,7 +95,8 @@ def assert_error_is_bounded(
     true = float((found.gradients[0].double() - expected).norm() * length)
     reported = float(found.errors[0] * length)
     size = float(max(1.0, expected.norm() * length))
-    assert true <= 2 * reported + SLACK[readout.dtype] * size
+    # The oracle's own precision.
+    assert true <= reported + 1e-9 * size, f"{true} is not below {reported}, of {size}"
     return true, reported
 
 
