@@ -28,7 +28,8 @@ _SMALLEST_UNIT = 1e-300
 _LARGEST_GROWTH = 1e6
 _ROUNDING = 8
 _PARTS_BESIDE_CHANGE = 4
-_SAFETY = 2
+_PROBABLE = 1 / 16
+_SAFETY = 4
 """By how much what is reported exceeds the estimate of the rule's error."""
 
 
@@ -213,7 +214,7 @@ class Integration:
                 # What bounds all parts may be several times the error of any.
                 of_parts = _PARTS_BESIDE_CHANGE * limit
                 unseen = torch.where(own.unseen > of_parts, own.unseen, 0.0)
-                accepted = missing.abs() <= torch.maximum(limit, own.rounding / 16)
+                accepted = missing.abs() <= torch.maximum(limit, own.floor)
                 accepted &= own.seen + unseen <= of_parts
                 added = accepted | must[block]
                 self.errors.add(part.chord, own, unseen, missing, added)
@@ -352,6 +353,7 @@ class _PieceErrors:
         seen: `[piece]`, of the rule, from its nodes.
         unseen: `[piece]`, how much the value may change unseen between them.
         rounding: `[piece]`, of the precision.
+        floor: `[piece]`, what rounding probably makes of it, below which no rule gets.
         moved: `[piece]`, the integral of the slope's size.
         largest: `[piece]`, the largest that it can be of a part.
     """
@@ -382,6 +384,7 @@ class _PieceErrors:
         summed = torch.maximum(sizes, rows.summed_sizes(nodes, found.rows.lengths))
         measure = measure.to(sizes)
         self.rounding = (length * (measure * rounding * summed).sum(1)).cpu()
+        self.floor = _PROBABLE * (length * (measure * rounding * sizes).sum(1)).cpu()
         self.moved = (measure * found.slopes.abs()).sum(1).cpu()
         self.largest = (length * (measure * sizes).sum(1)).cpu()
 

@@ -23,8 +23,6 @@ from iglens_tl.readout.value import TokenValue, Value
 
 _BLOCK_ENTRIES = 2**23
 _SLICE_ENTRIES = 2**21
-_CANCELLING = 8
-"""By how much the terms of a gradient may exceed it, for values whose terms are not known."""
 
 
 @dataclass(frozen=True)
@@ -293,8 +291,9 @@ def _transformed(raw: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
 class _WholeRows(GradientRows):
     """q of any value, kept as it is."""
 
-    def __init__(self, rows: Tensor) -> None:
+    def __init__(self, rows: Tensor, logits: Tensor) -> None:
         self.rows = F.hardshrink(rows, torch.finfo(rows.dtype).tiny)
+        self.logits = logits
 
     @property
     def sizes(self) -> Tensor:
@@ -302,7 +301,9 @@ class _WholeRows(GradientRows):
 
     @property
     def lengths(self) -> Tensor:
-        return _CANCELLING * self.rows.double().norm(dim=2)
+        # Terms such as p log p may cancel, of entropies and divergences, but not what p multiplies.
+        of_probs = self.logits.softmax(2).norm(dim=2)
+        return torch.maximum(self.rows.norm(dim=2), of_probs).double()
 
     def add_to(self, total: Tensor, owners: Tensor, weights: Tensor) -> None:
         added = torch.bmm(weights[:, None].to(self.rows), self.rows)[:, 0]
@@ -333,5 +334,5 @@ def _of_whole_rows(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
         probes=rows.along_probes(nodes, probes, pulls),
         ceilings=ceilings,
         ceiling_slopes=at_top,
-        rows=_WholeRows(gradients),
+        rows=_WholeRows(gradients, logits),
     )

@@ -14,6 +14,8 @@ from iglens_tl.models import adapt
 from iglens_tl.results.segments import parse_segment
 from tests.support.cases import IDS
 from tests.support.chords import gradient_at, integrate, part_vectors, states_of
+from tests.support.families import D_VOCAB
+from tests.support.native import native_bridge
 
 TEXT = IDS[:6]
 NEXT = TEXT[1:]
@@ -221,3 +223,64 @@ def test_all_neurons_leave_no_rest(toy_model):
     found = [parse_segment(label).neuron for label in every.segments]
     assert sum(number is not None for number in found) == N_LAYERS * n_neurons
     assert not any(label.endswith("rest") for label in every.segments)
+
+
+def bump_model(place, width, height):
+    """Return a model of one layer along whose update token 0 is probable near one place only.
+
+    Attention and MLP write constants, half of the update each and something opposite besides.
+    """
+    model = native_bridge(n_layers=1, normalization_type=None)
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(32, 32, generator=generator))[0]
+    logits, slopes = torch.randn(2, D_VOCAB, generator=generator)
+    logits -= 60
+    steepness = height / width
+    logits[:3] = torch.tensor([0, steepness * place - height, -steepness * place - height])
+    slopes[:3] = torch.tensor([0, -steepness, steepness])
+    across = torch.randn(30, D_VOCAB, generator=generator)
+    written = {
+        "tok_embed": axes[:, 0].expand(D_VOCAB, 32),
+        "pos": 0,
+        "attn._original_component.o._original_component.bias": axes[:, 1] / 2 + 3 * axes[:, 2],
+        "attn._original_component.o._original_component.weight": 0,
+        "fc_out._original_component.bias": axes[:, 1] / 2 - 3 * axes[:, 2],
+        "fc_out._original_component.weight": 0,
+        "head._original_component.weight": (axes @ torch.stack([logits, slopes, *across])).T,
+        "head._original_component.bias": 0,
+    }
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            for part, weight in written.items():
+                if part in name:
+                    parameter.copy_(torch.as_tensor(weight))
+    return model, axes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("by", ["sublayer", "head"])
+@pytest.mark.parametrize(("place", "width"), [(0.014, 0.003), (0.9, 0.02), (0.3, 0.01)])
+def test_the_error_of_a_credit_bounds_what_a_bump_between_two_states_makes_of_it(
+    place, width, by, dtype
+):
+    model, axes = bump_model(place, width, height=6)
+    model.to(dtype)
+    result = components(model, [5, 0], by=by, baseline="embed")
+    start, update, across = axes[:, :3].double().T
+    unembed = model.W_U.double()
+    edges = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    at = ((edges[1:] + edges[:-1]) / 2)[:, None]
+    states = (start + at * update).requires_grad_()
+    probs = (states @ unembed).softmax(1)[:, 0]
+    assert probs[0] < 0.01 and probs[-1] < 0.01 < 0.9 < probs.max()
+    gradient = torch.autograd.grad(probs.sum() / len(at), states)[0].sum(0)
+    errors = dict(zip(result.segments, result.statistics["credit_error"][0], strict=True))
+    credits = dict(zip(result.segments, result.values[0], strict=True))
+    attention = "L0.attn" if by == "sublayer" else "L0.attn_bias"
+    for name, sign in ((attention, 1), ("L0.mlp", -1)):
+        expected = float(gradient @ (update / 2 + sign * 3 * across))
+        assert abs(expected) > 1e-3
+        # Rising and falling cancel in a credit, but not in its rounding.
+        assert errors[name] < {4: 0.01, 8: 1e-5}[dtype.itemsize]
+        precision_of_the_oracle = 1e-8
+        assert abs(credits[name] - expected) <= errors[name] + precision_of_the_oracle
