@@ -64,6 +64,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.layer_effects
 	$(BIN)/python -m experiments.benchmarks.tuned_lens
 	$(BIN)/python -m experiments.benchmarks.readout
+	$(BIN)/python -m experiments.benchmarks.split_errors
 	$(BIN)/python -m experiments.benchmarks.report_page
 	$(BIN)/python -m experiments.benchmarks.startup
 
