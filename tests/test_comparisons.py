@@ -127,6 +127,15 @@ def test_tables_are_close_by_column():
             assert_close_to(other, table)
 
 
+def test_columns_of_zeros_are_close_by_the_size_that_is_given():
+    table = pd.DataFrame({"error": [0.0, 0.0]})
+    rounded = table.assign(error=[0.0, 1e-12])
+    assert_close_to(rounded, table, size=1)
+    for options in ({}, {"size": 1e-3}):
+        with pytest.raises(AssertionError):
+            assert_close_to(rounded, table, **options)
+
+
 def test_identical_means_every_bit():
     numbers = torch.tensor([0.1, torch.nan])
     assert_identical(numbers.clone(), numbers)

@@ -20,7 +20,7 @@ from iglens_tl.cli.app import app
 from iglens_tl.cli.run import parse_layers
 from iglens_tl.cli.table import print_table
 from tests.support.closeness import assert_close_to
-from tests.support.results import make_result
+from tests.support.results import assert_same_table, make_result
 
 TEXT = "w17 w42 w5 w88 w23"
 
@@ -39,6 +39,10 @@ def run(toy_folder):
     return call
 
 
+def wide_table(text: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(text), index_col=[0, 1, 2, 3])
+
+
 def test_the_table_goes_to_stdout_and_nothing_else(run, toy):
     outcome = run("--answer", " w9 w30")
     assert outcome.exit_code == 0
@@ -51,9 +55,8 @@ def test_the_table_goes_to_stdout_and_nothing_else(run, toy):
 
 def test_csv_is_the_wide_table(run, toy):
     outcome = run("--answer", " w9 w30", "--format", "csv")
-    frame = pd.read_csv(io.StringIO(outcome.stdout), index_col=[0, 1, 2, 3])
     expected = ig_lens(toy, TEXT, answer=" w9 w30").to_frame()
-    assert_close_to(frame, expected, dtype=torch.float32)
+    assert_same_table(wide_table(outcome.stdout), expected)
 
 
 def test_json_is_the_tidy_table_with_provenance_and_can_be_loaded(run, tmp_path):
@@ -70,7 +73,8 @@ def test_json_is_the_tidy_table_with_provenance_and_can_be_loaded(run, tmp_path)
 
 def test_the_prompt_is_read_from_stdin(run):
     outcome = run("--format", "csv", text="-", stdin=TEXT + "\n")
-    assert outcome.stdout == run("--format", "csv").stdout
+    expected = run("--format", "csv").stdout
+    assert_same_table(wide_table(outcome.stdout), wide_table(expected))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])

@@ -8,13 +8,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from iglens_tl import LensComparison, Translators, compare
 from iglens_tl.cli.app import app
 from iglens_tl.tuning import save_translators
-from tests.support.closeness import assert_close_to
+from tests.support.results import assert_same_table
 
 TEXT = "w17 w42 w5 w88 w23"
 
@@ -50,7 +49,7 @@ def test_csv_is_the_tidy_table(call, toy):
     frame = pd.read_csv(io.StringIO(outcome.stdout))
     expected = compare(toy, TEXT, answer=" w9 w30", lenses=["ig_lens", "logit_lens"])
     tidy = expected.to_frame(tidy=True).drop(columns="seconds")
-    assert_close_to(frame.drop(columns="seconds"), tidy, dtype=torch.float32)
+    assert_same_table(frame.drop(columns="seconds"), tidy)
 
 
 def test_json_on_stdout_and_files_can_be_loaded(call, tmp_path):

@@ -26,9 +26,10 @@ from iglens_tl.prompts import build_requests
 
 
 @pytest.fixture(scope="module")
-def toy_setting(toy):
-    """Return a prompt without an answer for a model that answers anything."""
-    return Setting(adapter=adapt(toy), lines=(PromptLine(1, "one two three four", None),))
+def toy_setting(toy_model):
+    """Return a prompt without an answer for a model that answers anything, in float64."""
+    adapter = adapt(toy_model("llama", dtype="float64"))
+    return Setting(adapter=adapter, lines=(PromptLine(1, "one two three four", None),))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_every_quantity_is_summed_up_by_its_layer(toy_setting, tables):
                 row = found.loc[(f"{what} of {part}", layer)]
                 assert row["mean"] == pytest.approx(numbers.mean(), abs=1e-9)
                 assert row["median"] == pytest.approx(numbers.median(), abs=1e-9)
-                assert row["max"] == numbers.max()
+                assert row["max"] == pytest.approx(numbers.max(), abs=1e-9)
         assert found.loc[("prediction, all tokens", layer), "mean"] == pytest.approx(
             effects[layer].mean(), abs=1e-9
         )

@@ -23,11 +23,11 @@ from experiments.figures.setting import (
     Setting,
 )
 from experiments.figures.two_hop_pairs import draw_pairs
-from iglens_tl import components, direct_logit_attribution, ig_lens
+from iglens_tl import components, direct_logit_attribution, ig_lens, load_model
 from iglens_tl.cli.validate import PromptLine
 from iglens_tl.models import adapt
 from iglens_tl.results.onset import onset_index
-from tests.support.closeness import assert_identical
+from tests.support.closeness import assert_close_to, assert_identical
 
 LINES = (
     PromptLine(1, "The capital of Vietnam is", " Hanoi"),
@@ -43,6 +43,12 @@ def adapter(demo):
 @pytest.fixture(scope="module")
 def setting(adapter):
     return Setting(adapter=adapter, lines=LINES)
+
+
+@pytest.fixture(scope="module")
+def exact_setting():
+    """Return the same in float64, for what is as small as errors are."""
+    return Setting(adapter=adapt(load_model("demo", dtype="float64")), lines=LINES)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,8 @@ def test_the_prompts_of_the_experiment_are_answered(adapter):
 
 @pytest.mark.filterwarnings("ignore::iglens_tl.lenses.estimators.CompletenessWarning")
 @pytest.mark.parametrize("baseline", completeness.BASELINES)
-def test_completeness_errors_are_those_of_the_results(setting, baseline):
+def test_completeness_errors_are_those_of_the_results(exact_setting, baseline):
+    setting = exact_setting
     table = completeness.measure(setting, steps=(4,))
     found = table[(table["baseline"] == baseline) & (table["estimator"] == "riemann")]
     group = setting.prompts
@@ -280,7 +287,7 @@ def test_heads_are_drawn_for_the_first_prompt_and_all(setting):
     for what, result in results.items():
         expected = result.to_frame(tidy=True).set_index(["prompt", "segment"])["value"]
         rows = expected.loc[list(zip(table["prompt"], table["segment"], strict=True))]
-        assert table[what].to_numpy() == pytest.approx(rows.to_numpy(), abs=1e-9)
+        assert_close_to(table[what].to_numpy(), rows.to_numpy(), dtype=torch.float32)
     marks = next(trace for trace in drawn.figures["heads"].data if trace.type == "scatter")
     first = table[table["prompt"] == 0]
     differing = first[heads.disagree(first)]

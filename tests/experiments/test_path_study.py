@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -59,8 +60,13 @@ def test_items_have_one_token_answers_with_the_models_own_probability(adapter, f
 
 def test_items_depend_on_the_seed_alone(adapter):
     first, again, other = (draw_items(adapter, TEXT, 4, seed=seed) for seed in (1, 1, 2))
-    assert first == again
-    assert first != other
+    texts, same, others = (
+        [replace(item, p=0) for item in drawn] for drawn in (first, again, other)
+    )
+    assert texts == same
+    assert texts != others
+    p, p_again = ([item.p for item in drawn] for drawn in (first, again))
+    assert_close_to(p_again, p, dtype=torch.float32)
 
 
 def test_no_prompt_is_drawn_twice(adapter):
@@ -225,8 +231,11 @@ def test_the_whole_study_runs_on_a_few_items_and_resumes(stories, tmp_path, monk
     # What is finished is not computed again; what is missing is.
     monkeypatch.setattr(study_module, "credits_frame", _not_again)
     (missing,) = (tmp_path / "work" / "parts").glob("curves*.parquet")
+    computed = mock.Mock(return_value=pd.read_parquet(missing))
+    monkeypatch.setattr(study_module, "curves_frame", computed)
     missing.unlink()
     show.main(options)
+    computed.assert_called_once()
     assert (tmp_path / "out" / "TABLES.md").read_text() == first
 
 

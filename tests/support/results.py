@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 
 from iglens_tl.results import Provenance, Target, Text, TopTokens
@@ -98,3 +99,16 @@ def assert_same_numbers(left, right, size: float | None = None) -> None:
     assert [(t.position, t.token_id) for t in left.targets] == [
         (t.position, t.token_id) for t in right.targets
     ]
+
+
+def assert_same_table(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    """Require two tables of one measurement to be the same but for float32 rounding.
+
+    Credits and errors are differences of values, and rounded as these are, however small they
+    come out. Statistics of a state are of another unit.
+    """
+    own = [name for name in ("entropy", "kl_to_final") if name in expected]
+    assert_close_to(found[own], expected[own], dtype=torch.float32)
+    size = float(expected["sum"].abs().max())
+    found, expected = found.drop(columns=own), expected.drop(columns=own)
+    assert_close_to(found, expected, dtype=torch.float32, size=size)

@@ -6,6 +6,7 @@ from functools import cache, partial
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.planted.figure import localisation_map
 from experiments.planted.kinds import KINDS
@@ -145,9 +146,9 @@ def test_credits_are_those_of_leaving_the_model_early_and_differences_of_the_log
     for model in (ROUTER, COOPERATION):
         of = partial(find, model)
         credits = of(IG_LENS).changes[1:]
-        np.testing.assert_allclose(of("effect of early exit").changes, credits, atol=1e-6)
         differences = of("logit lens, differences of p").changes[1:]
-        np.testing.assert_allclose(differences, credits, atol=1e-6)
+        for changes in (of("effect of early exit").changes, differences):
+            assert_close_to(changes, credits, dtype=torch.float32)
 
 
 @pytest.mark.skipif(hooked_transformer_class() is None, reason="no HookedTransformer here")
