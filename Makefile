@@ -30,7 +30,7 @@ test-quick: $(VENV)/.ready-dev
 # Another processor computes the same numbers with other kernels, which sum in another order, and
 # not always in the same one.
 NUMERIC = tests/readout tests/models tests/lenses tests/tuning tests/interventions \
-	tests/evaluation tests/results
+	tests/evaluation tests/results tests/cli
 # Without checking the shapes and types of arguments, for what has run with them before: half the time.
 UNCHECKED = -o addopts="-q --strict-markers"
 OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1

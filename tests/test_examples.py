@@ -65,7 +65,18 @@ def test_most_of_the_public_functions_have_an_example():
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_examples_of_documents_print_what_they_show(document):
-    assert doctest.testfile(str(document), module_relative=False).failed == 0
+    runner = doctest.DocTestRunner(checker=_WithoutSignsOfZero())
+    text = document.read_text("utf-8")
+    runner.run(doctest.DocTestParser().get_doctest(text, {}, document.name, str(document), 0))
+    assert runner.summarize().failed == 0
+
+
+class _WithoutSignsOfZero(doctest.OutputChecker):
+    """Takes -0.0 for 0.0, because rounding decides on which side of zero an exact sum ends."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        want, got = (re.sub(r"-(?=0\.?0*(?![.\d]))", " ", text) for text in (want, got))
+        return super().check_output(want, got, optionflags)
 
 
 def test_every_block_of_python_in_a_document_is_an_example():
