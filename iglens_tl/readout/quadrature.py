@@ -75,7 +75,8 @@ def integrate_adaptive(
     on coefficients that keep falling as they fall at the nodes, the second is exact for a
     `TokenValue` of a model without softcap, nearly so with one, and for any other value says only
     where the most probable token changes, so that a value may hide what depends on tokens of no
-    probability. Rounding is estimated from the sizes of what is added up.
+    probability. Rounding is counted by the sizes of what is added up, as if it never cancelled; in
+    float32 that is most of a reported error, and mostly tens of times the true one.
 
     Args:
         readout: The model's readout.
