@@ -125,6 +125,7 @@ def autograd_heads(adapter: ModelAdapter, ids: list[int], n_targets: int, found:
 def random_model(device: str) -> ModelAdapter:
     """Return a random Llama of Llama-3.2-1B's shape with peaked predictions."""
     torch.manual_seed(0)
+    attention: dict[str, Any] = {"attn_implementation": "eager"}
     config = transformers.LlamaConfig(
         vocab_size=D_VOCAB,
         hidden_size=D_MODEL,
@@ -134,7 +135,7 @@ def random_model(device: str) -> ModelAdapter:
         intermediate_size=8192,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        attn_implementation="eager",
+        **attention,
     )
     model = transformers.LlamaForCausalLM(config).eval()
     with torch.no_grad():

@@ -23,6 +23,7 @@ from experiments.benchmarks.measuring import machine
 from experiments.benchmarks.timing import fastest_in_turns
 from experiments.demo_model.facts import load_relations
 from iglens_tl import layer_effects, load_model
+from iglens_tl.interventions.effects import UnitName
 from iglens_tl.models import adapt
 from iglens_tl.models.capture import run
 from iglens_tl.prompts import build_requests
@@ -43,7 +44,8 @@ def main() -> None:
     table.add_column("unit")
     for column in ("texts", "interventions", "batched, s", "loop, s", "ratio", "difference"):
         table.add_column(column, justify="right")
-    for unit, number in (("layer", 1), ("layer", N_TEXTS), ("head", 1), ("head", 8)):
+    cases: list[tuple[UnitName, int]] = [("layer", 1), ("layer", N_TEXTS), ("head", 1), ("head", 8)]
+    for unit, number in cases:
         row = measure(model, prompts[:number], answers[:number], unit, options.repeats)
         table.add_row(unit, str(number), *row)
     Console(width=110).print(table)
@@ -57,7 +59,7 @@ def texts() -> tuple[list[str], list[str]]:
 
 
 def measure(
-    model: Any, prompts: list[str], answers: list[str], unit: str, repeats: int
+    model: Any, prompts: list[str], answers: list[str], unit: UnitName, repeats: int
 ) -> tuple[str, ...]:
     """Time both ways in turns and compare what they find."""
     batched: Callable[[], Any] = partial(

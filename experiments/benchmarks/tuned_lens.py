@@ -10,6 +10,7 @@ SGD-Nesterov. Every step is timed in turns with the others, and the fastest coun
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -128,10 +129,11 @@ def plain_step(hf_model: Any, batch: torch.Tensor) -> tuple[Step, Callable[[], l
 def package_step(hf_model: Any, batch: torch.Tensor) -> tuple[Step, Callable[[], list[Any]]] | None:
     """Return the same step with the package's own lens, or None where it is not installed."""
     try:
-        from tuned_lens import TunedLens
-    except ImportError:
+        published: Any = importlib.import_module("tuned_lens")
+        make = published.TunedLens
+    except (ImportError, AttributeError):
         return None
-    lens = TunedLens.from_model(hf_model).to(batch.device)
+    lens = make.from_model(hf_model).to(batch.device)
     maps = lens.layer_translators
     step = _published(hf_model, batch, lambda index, states: lens(states, idx=index), maps)
     return step, lambda: _first_gradients(maps)
@@ -141,7 +143,7 @@ def _published(
     hf_model: Any,
     batch: torch.Tensor,
     lens: Callable[[int, torch.Tensor], torch.Tensor],
-    maps: nn.Module,
+    maps: Any,
 ) -> Step:
     parameters = list(maps.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)

@@ -51,11 +51,11 @@ def compare_with_and_without_first(
             {measure: changes.without_layers(left_out) for measure, changes in side.items()}
             for side in (credits, effects)
         ]
-        found = [compare(*sides, items)]
+        found = [compare(sides[0], sides[1], items)]
         against = {measure: sides[1][measure] for measure in shuffled if measure in sides[1]}
         if against:
             table = compare({first: sides[0][first]}, against, items, nulls=True, seed=seed)
-            found.append(table[table["credits"] != first])
+            found.append(table.loc[table["credits"] != first])
         tables += [table.assign(segments=name) for table in found]
     return pd.concat(tables, ignore_index=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -131,7 +133,8 @@ def null_figure(table: pd.DataFrame, effect: str = m.RESAMPLE) -> go.Figure:
                 col=column,
             )
         for mean in chance["mean"].astype(float):
-            figure.add_vline(x=mean, line={"dash": "dot", "color": "#888888"}, row=1, col=column)
+            place: dict[str, Any] = {"row": 1, "col": column}  # plotly says text, and takes numbers
+            figure.add_vline(x=mean, line={"dash": "dot", "color": "#888888"}, **place)
     figure.update_xaxes(title_text="Spearman, mean over items (dotted: layers shuffled)")
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(

@@ -27,6 +27,7 @@ from iglens_tl import (
     TunedLensWarning,
     activation_patching,
 )
+from iglens_tl.interventions.effects import UnitName
 from iglens_tl.lenses import PATHS
 from iglens_tl.lenses.base import Lens, measure
 from iglens_tl.models import ModelAdapter, capture
@@ -183,7 +184,7 @@ def _tuned_lens(value: str) -> Measure:
 
 
 def _effect(
-    name: str, *, value: str = "prob", units: Sequence[str] = ("layer",), **options: Any
+    name: str, *, value: str = "prob", units: Sequence[UnitName] = ("layer",), **options: Any
 ) -> Measure:
     if value != "prob":
         name = f"{name} ({VALUES[value]})"

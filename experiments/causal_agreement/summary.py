@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,11 +37,11 @@ def summarise(scores: pd.DataFrame, *, n_resamples: int = _RESAMPLES) -> pd.Data
     names = [name for name in scores.columns if name not in (*_KEYS, "family", "item")]
     scores = scores.assign(prompt=scores.groupby(["family", "item"], sort=False).ngroup())
     right = scores[scores["family"] != WRONG]
-    groups = [(ALL, right)] if len(right) else []
+    groups: list[tuple[Any, Any]] = [(ALL, right)] if len(right) else []
     groups += [(family, part) for family, part in scores.groupby("family", sort=False)]
     rows = []
     for family, of_family in groups:
-        for keys, part in of_family.groupby(_KEYS, sort=False):
+        for keys, part in _groups(of_family, _KEYS):
             shown = [name for name in names if (name in _REASONS) != (keys[-1] == SKIP_CURVES)]
             about = {"family": family, **dict(zip(_KEYS, keys, strict=True))}
             found = _averages(part, shown, n_resamples)
@@ -60,7 +60,7 @@ def mean_changes(changes: pd.DataFrame, *, n_resamples: int = _RESAMPLES) -> pd.
     changes = changes.assign(prompt=changes.groupby(["family", "item"], sort=False).ngroup())
     right = changes[changes["family"] != WRONG].assign(family=ALL)
     rows = []
-    for values, part in pd.concat([right, changes]).groupby(keys, sort=False):
+    for values, part in _groups(pd.concat([right, changes]), keys):
         row = average(
             part["change"].to_numpy(), part["prompt"].to_numpy(), reason="", n_resamples=n_resamples
         )
@@ -75,7 +75,13 @@ def select(table: pd.DataFrame, **wanted: str | Sequence[str]) -> pd.DataFrame:
     for column, values in wanted.items():
         allowed = [values] if isinstance(values, str) else list(values)
         chosen &= table[column].isin(allowed).to_numpy()
-    return table[chosen]
+    return table.loc[chosen]
+
+
+def _groups(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    for values, part in table.groupby(keys, sort=False):
+        assert isinstance(values, tuple)
+        yield values, part
 
 
 def _averages(

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 
 from iglens_tl import write_html
 from iglens_tl.views.figures import Figure
@@ -23,7 +23,7 @@ def take_pictures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
         for name, figure in figures.items():
             page_file = write_html(figure, Path(pages) / f"{name}.html")
             width, height = figure.layout.width or 1000, figure.layout.height or 600
-            size = {"width": int(width) + 40, "height": int(height) + 40}
+            size: ViewportSize = {"width": int(width) + 40, "height": int(height) + 40}
             page = browser.new_page(device_scale_factor=1.5, viewport=size)
             page.goto(f"file://{page_file}")
             page.wait_for_selector(".main-svg .gtitle, .main-svg .g-gtitle")

@@ -12,7 +12,7 @@ import torch
 
 from experiments.demo_model.examples import held_out_examples
 from experiments.demo_model.facts import Fact, all_facts, load_relations
-from experiments.demo_model.families import ioi
+from experiments.demo_model.families import FAMILIES, ioi
 from experiments.demo_model.families.fact_recall import is_phrasing_held_out, phrase_fact
 from iglens_tl.models import ModelAdapter, capture
 
@@ -95,7 +95,7 @@ def pad(cases: Sequence[Case]) -> torch.Tensor:
 
 def ioi_cases(adapter: ModelAdapter, rng: Random, number: int) -> list[Case]:
     """Draw held-out prompts of indirect-object identification with two names, in both orders."""
-    drawn = held_out_examples(ioi, rng, per_group=_IOI_PER_GROUP, draws=_IOI_DRAWS)
+    drawn = held_out_examples(FAMILIES[ioi.NAME], rng, per_group=_IOI_PER_GROUP, draws=_IOI_DRAWS)
     two_names = [example for example in drawn if example.group in ("ABBA", "BABA")]
     rng.shuffle(two_names)
     return [_ioi_case(adapter, e.prompt, e.answer.strip()) for e in two_names[:number]]

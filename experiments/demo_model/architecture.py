@@ -1,5 +1,7 @@
 """Sets the shape of the model."""
 
+from typing import Any
+
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 MAX_LENGTH = 512
@@ -7,6 +9,7 @@ MAX_LENGTH = 512
 
 def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """Describe a small Llama: RMSNorm, RoPE, grouped-query attention and SwiGLU."""
+    special: Any = tokenizer
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -17,7 +20,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         intermediate_size=512,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=special.bos_token_id,
+        eos_token_id=special.eos_token_id,
+        pad_token_id=special.pad_token_id,
     )

@@ -42,7 +42,7 @@ def _table(rows: Sequence[Row]) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=SHIPPED_MODEL)
     parser.add_argument("--share", type=float, default=1.0, help="fraction of the prompts to use")
     parser.add_argument(

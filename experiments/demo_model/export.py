@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
@@ -18,7 +17,7 @@ def export_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fo
         do_sample=False,
         max_new_tokens=64,
     )
-    rounded.to(torch.float16).save_pretrained(folder)
+    rounded.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors makes its file readable for the owner only

@@ -8,6 +8,7 @@ matrices of one shape are stacked and stay in float32.
 
 from collections.abc import Iterable
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {**defaults, "iterations": iterations})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update every matrix once.
 
         Raises:
@@ -63,11 +64,12 @@ class Muon(torch.optim.Optimizer):
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=step)
 
     def _nesterov(self, matrix: Tensor, momentum: float) -> Tensor:
-        state = self.state[matrix]
+        state, gradient = self.state[matrix], matrix.grad
+        assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(matrix)
-        state["momentum"].lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(state["momentum"], momentum)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(state["momentum"], momentum)
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:

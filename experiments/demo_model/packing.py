@@ -32,7 +32,9 @@ def pack_documents(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, length: int
 ) -> Windows:
     """Encode documents as <bos> ... <eos> and fill windows with as many as fit, in order."""
-    texts = [document_text(document) + tokenizer.eos_token for document in documents]
+    end, pad = str(tokenizer.eos_token), tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    texts = [document_text(document) + end for document in documents]
     encoded = tokenizer(texts, return_offsets_mapping=True)
     rows: list[list[int]] = []
     weights: list[list[float]] = []
@@ -48,7 +50,7 @@ def pack_documents(
         rows[row] += ids
         weights[row] += _token_weights(document, offsets)
     return Windows(
-        tokens=_padded(rows, length, tokenizer.pad_token_id, torch.int16),
+        tokens=_padded(rows, length, pad, torch.int16),
         weights=_padded(weights, length, 0.0, torch.float16),
     )
 

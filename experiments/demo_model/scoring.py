@@ -56,7 +56,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> _Encoded:
         raise ValueError(f"The answer changes how the prompt is split: {example.prompt!r}")
     # Where the answer ends the sentence the end belongs to it: "Mexico" is not "Mexico City".
     if example.tail in ("", "."):
-        text = example.prompt + example.answer + (example.tail or tokenizer.eos_token)
+        text = example.prompt + example.answer + (example.tail or str(tokenizer.eos_token))
         answer = tokenizer(text)["input_ids"]
     return _Encoded(answer, len(prompt))
 
@@ -74,8 +74,9 @@ def _score(
 ) -> Score:
     if example.accepted:
         accepted = tokenizer.convert_tokens_to_ids(list(example.accepted))
+        assert isinstance(accepted, list)
         row = rows[encoded.answer_start - 1]
-        return Score(row.argmax().item() in accepted, row[accepted].exp().sum().item())
+        return Score(int(row.argmax()) in accepted, row[accepted].exp().sum().item())
     answer = torch.tensor(encoded.tokens[encoded.answer_start :])
     rows = rows[encoded.answer_start - 1 : len(encoded.tokens) - 1]
     probability = rows.gather(1, answer[:, None]).sum().exp().item()

@@ -49,7 +49,8 @@ def _build_trainer(options: argparse.Namespace) -> Trainer:
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer(options.seed, MAX_LENGTH)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = LlamaForCausalLM(model_config(tokenizer)).to(device)
+    model = LlamaForCausalLM(model_config(tokenizer))
+    torch.nn.Module.to(model, device)
     return Trainer(
         model,
         CorpusStream(tokenizer, options.seed, BATCH, WINDOW),
@@ -60,7 +61,7 @@ def _build_trainer(options: argparse.Namespace) -> Trainer:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished model")
     parser.add_argument("--steps", type=int, default=3300, help="number of training steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of corpus and weights")

@@ -127,6 +127,7 @@ def can_compile() -> bool:
 def _loss(model: LlamaForCausalLM, tokens: Tensor, weights: Tensor) -> Tensor:
     """Average the weighted cross-entropy of each token given those before it."""
     bos = model.config.bos_token_id
+    assert isinstance(bos, int)
     logits = model(
         input_ids=tokens,
         attention_mask=document_mask(tokens, bos),

@@ -110,8 +110,8 @@ def draw(table: pd.DataFrame) -> go.Figure:
 def finding(table: pd.DataFrame) -> str:
     """Say how large the errors are, in a sentence."""
     most = int(table["steps"].max())
-    worst = table.groupby(["estimator", "baseline"])["error"].max()
-    at_most = table[table["steps"] == most].groupby(["estimator", "baseline"])["error"].max()
+    worst: Any = table.groupby(["estimator", "baseline"])["error"].max()
+    at_most: Any = table[table["steps"] == most].groupby(["estimator", "baseline"])["error"].max()
     n_targets = table.groupby(["prompt", "position", "token_id"]).ngroups
     named = f"{worst[DELTA].max():.0e}" if worst[DELTA].max() else "0"
     rules = ", ".join(f"{at_most[RIEMANN, base]:.0e} ({base})" for base in BASELINES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -45,11 +46,12 @@ def measure(
 
 def draw(table: pd.DataFrame) -> go.Figure:
     """Draw a column of panels for each axis: seconds above, memory below."""
+    by_row: dict[str, Any] = {"shared_yaxes": "rows"}
     figure = make_subplots(
         rows=2,
         cols=len(AXES),
         shared_xaxes=True,
-        shared_yaxes="rows",
+        **by_row,
         horizontal_spacing=0.03,
         vertical_spacing=0.06,
     )

@@ -109,7 +109,9 @@ def differences(scores: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     Those with the first hop given are the same questions, and compared pair by pair.
     """
     rows = []
-    for (score, statistic), found in scores.groupby(["score", "statistic"], sort=False):
+    for names, found in scores.groupby(["score", "statistic"], sort=False):
+        assert isinstance(names, tuple)
+        score, statistic = names
         depths = {name: of_group["depth"].tolist() for name, of_group in found.groupby("group")}
         for control, compare in (
             (FIRST_HOP_GIVEN, paired_difference),

@@ -59,12 +59,12 @@ def draw_use(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     for panel, (_, quantities) in enumerate(_PANELS):
         row, column = panel // 2 + 1, panel % 2 + 1
         for quantity in quantities:
-            found = layers[layers["quantity"] == quantity]
+            found = layers.loc[layers["quantity"] == quantity]
             if len(found):
                 _add_lines(figure, found, quantity, row, column)
     _mark_beyond_axis(figure, layers)
     for statistic, row in _SCORE_ROWS.items():
-        _add_scores(figure, scores[scores["statistic"] == statistic], row)
+        _add_scores(figure, scores.loc[scores["statistic"] == statistic], row)
         figure.update_yaxes(title="depth score", row=row, col=1, range=[0, n_layers - 1])
     for column in (1, 2):
         figure.update_xaxes(title="layer", row=3, col=column)
@@ -220,11 +220,11 @@ def _finding(tables: Mapping[str, pd.DataFrame], n_layers: int) -> str:
         f"{(n_layers - 2) / 2:.1f}, as there is none above the last)",
     ]
     differences = tables["depth_differences"]
-    differences = differences[differences["statistic"] == "mean"]
+    differences = differences.loc[differences["statistic"] == "mean"]
     for control, rows in differences.groupby("control", sort=False):
         numbers = ", ".join(
             f"{row['mean']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] by {row['score']}"
-            for row in rows.to_dict("records")
+            for row in rows.to_dict(orient="records")
         )
         said.append(f"two hops minus {control}: {numbers}")
     intervals = "; [ ]: 95 % bootstrap intervals" if len(differences) else ""
@@ -256,7 +256,7 @@ def _means(skips: pd.DataFrame) -> str:
 
 
 def _without_first(skips: pd.DataFrame) -> str:
-    later = skips[skips["skipped"] > 0]
+    later = skips.loc[skips["skipped"] > 0]
     return f" (without skips of L0 {_means(later)})" if len(later) else ""
 
 

@@ -120,10 +120,10 @@ def tidy(credits: LensResult, shares: LensResult) -> pd.DataFrame:
 def disagree(table: pd.DataFrame) -> pd.Series:
     """Return for each row whether the signs differ, both numbers being large enough to tell."""
     by_target = table.groupby(["prompt", "position", "token_id"])
-    large = [
-        table[what].abs() > SHARE * by_target[what].transform(lambda values: values.abs().max())
-        for what in ("credit", "logit")
-    ]
+    large = []
+    for what in ("credit", "logit"):
+        largest: Any = by_target[what].transform(lambda values: values.abs().max())
+        large.append(table[what].abs() > SHARE * largest)
     return large[0] & large[1] & (table["credit"] * table["logit"] < 0)
 
 
@@ -136,10 +136,11 @@ def draw_maps(table: pd.DataFrame, credits: LensResult) -> go.Figure:
         f"L{layer}.H{head}" for layer, head in zip(own["layer"], own["head"], strict=True)
     ]
     own["differs"] = disagree(own)
-    sizes = sum(
+    of_credit, of_logit = (
         own.groupby("name")[w].apply(lambda v: v.abs().sum()) / own[w].abs().sum()
         for w in ("credit", "logit")
     )
+    sizes = of_credit + of_logit
     chosen = set(sizes.nlargest(N_HEADS).index)
     own = own[own["name"].isin(chosen)]
     names = list(dict.fromkeys(own["name"]))

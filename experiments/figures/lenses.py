@@ -7,6 +7,8 @@ direct logit attribution (Elhage et al. 2021) is in logits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -45,7 +47,8 @@ def draw_lenses(comparison: LensComparison) -> go.Figure:
     latest = int(np.where(is_word, onset_index(credits), -1).argmax())
     figure = comparison.figure(target=latest)
     # A lens has the same colour in the figure of every model, whichever lenses apply to it.
-    for line in figure.select_traces({"type": "scatter"}):
+    lines: Any = figure.select_traces({"type": "scatter"})
+    for line in lines:
         line.update(line_color=COLORS[LENSES.index(line.name)])
     agreement = comparison.summary().agreement
     context = figure.layout.title.subtitle.text
@@ -64,7 +67,7 @@ def draw_lenses(comparison: LensComparison) -> go.Figure:
 def level_and_credit(result: LensResult) -> pd.DataFrame:
     """Return one row for each target and block: the level after it, and its credit."""
     table = result.to_frame(tidy=True)
-    table = table[table["segment"] != "embed"].rename(columns={"value": "credit"})
+    table = table.loc[table["segment"] != "embed"].rename(columns={"value": "credit"})
     return table.assign(layer=table["segment"].str[1:].astype(int)).reset_index(drop=True)
 
 

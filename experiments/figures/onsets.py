@@ -139,5 +139,5 @@ def finding(table: pd.DataFrame, *, seed: int = 0) -> str:
 
 
 def _counts(table: pd.DataFrame, groups: list[str]) -> dict[str, int]:
-    found = table[table["rule"] == "mass"].groupby("group").size()
-    return {name: int(found[name]) for name in groups}
+    found = table.loc[table["rule"] == "mass", "group"].value_counts().to_dict()
+    return {name: found[name] for name in groups}

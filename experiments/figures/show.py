@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,8 +93,10 @@ def _setting(options: argparse.Namespace) -> Setting:
     return Setting(adapter=adapter, lines=lines, seed=options.seed, number=options.items)
 
 
-def _check(adapter: ModelAdapter, line: PromptLine, path: Path) -> None:
-    choice = {"generate": 1} if line.answer is None else {"answer": line.answer}
+def _check(adapter: ModelAdapter, line: PromptLine, path: Any) -> None:
+    choice: dict[str, Any] = {"generate": 1}
+    if line.answer is not None:
+        choice = {"answer": line.answer}
     try:
         build_requests(adapter, line.prompt, **choice)
     except ValueError as error:

@@ -169,14 +169,14 @@ def _lens(adapter: ModelAdapter, condition: Condition, items: Sequence[Item]) ->
     every = BREAKPOINTS[condition.breakpoints]
     layers = None if every == 1 else list(range(every - 1, adapter.n_layers, every))
     is_corpus = condition.baseline == CORPUS
+    names: dict[str, Any] = {"path": condition.order, "estimator": condition.estimator}
+    names["baseline"] = corpus_mean(adapter) if is_corpus else condition.baseline
     return IGLens(
         layers=layers,
-        path=condition.order,
-        baseline=corpus_mean(adapter) if is_corpus else condition.baseline,
         value=_value(adapter, condition.value, items),
-        estimator=condition.estimator,
         n_steps=condition.n_steps or None,
         top_k=0,
+        **names,
     )
 
 

@@ -70,7 +70,9 @@ def summarise(scores: pd.DataFrame, question: str, score: str) -> pd.DataFrame:
     """
     here = scores[scores["question"] == question]
     records = []
-    for (lens, kind), group in here.groupby(["lens", "kind"], sort=False):
+    for names, group in here.groupby(["lens", "kind"], sort=False):
+        assert isinstance(names, tuple)
+        lens, kind = names
         heard = group.loc[~group["silent"], score].astype(float)
         found = {"mean": heard.mean(), "low": heard.min(), "high": heard.max()}
         counts = {"n": len(group), "silent": int(group["silent"].sum())}
