@@ -92,8 +92,13 @@ def features(result, layer):
 
 
 def assert_same_numbers(left, right, size: float | None = None) -> None:
-    """Require two results to be the same measurement of the same targets, but for rounding."""
-    for name in ("values", "final", "baseline"):
+    """Require two results to be the same measurement of the same targets, but for rounding.
+
+    The size is that of the levels, by default, of which credits are differences.
+    """
+    names = ("values", "final", "baseline")
+    size = size or max(np.abs(getattr(right, name)).max() for name in names)
+    for name in names:
         numbers = getattr(left, name), getattr(right, name)
         assert_close_to(*numbers, dtype=torch.float32, size=size)
     assert [(t.position, t.token_id) for t in left.targets] == [
