@@ -2,7 +2,7 @@
 
 The order in which a kernel adds up depends on the processor, and on some of them on where a tensor
 happens to lie in memory, so that the same model gives the same text other last digits in its next
-pass. Here a quarter of every embedding's entries, drawn anew, are off by one rounding, which reaches
+pass. Here a quarter of each embedding, drawn anew, is off by one rounding, which reaches
 all states. Half precision is left alone, because there one rounding of everything is much.
 """
 
