@@ -20,6 +20,7 @@ from rich.table import Table
 from experiments.benchmarks.comparison import random_llama
 from experiments.benchmarks.measuring import machine
 from experiments.benchmarks.timing import fastest_in_turns
+from experiments.common.precision import in_float64
 from iglens_tl import load_model, trace_prompt
 from iglens_tl.readout import (
     VALUES,
@@ -119,24 +120,6 @@ def integrate(
     """Integrate the gradient of a value as `components` does."""
     return integrate_adaptive(
         readout, VALUES[value], chords, n_nodes=32, tolerance=tolerance, gradients=True
-    )
-
-
-def in_float64(readout: Readout) -> Readout:
-    """Return the same readout in float64."""
-
-    def double(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.double()
-
-    norm = readout.norm
-    if norm is not None:
-        norm = replace(norm, weight=double(norm.weight), bias=double(norm.bias))
-    return replace(
-        readout,
-        unembed=readout.unembed.double(),
-        unembed_bias=double(readout.unembed_bias),
-        norm=norm,
-        dtype=torch.float64,
     )
 
 

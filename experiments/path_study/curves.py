@@ -7,7 +7,6 @@ gives its slope along the curve.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.causal.items import Item
+from experiments.common.precision import in_float64
 from experiments.path_study.conditions import STEPS
 from iglens_tl.models import ModelAdapter, capture
 from iglens_tl.readout.readout import Readout
@@ -33,7 +33,7 @@ def curves_frame(adapter: ModelAdapter, items: Sequence[Item]) -> pd.DataFrame:
         by Gauss and Legendre's rule with 128 nodes; `spread`, by how much the sum of the changes
         over m steps along the curve varies with m.
     """
-    readout = _in_float64(adapter.readout)
+    readout = in_float64(adapter.readout)
     rows = []
     for place, item in enumerate(items):
         states = _states(adapter, item.ids)
@@ -85,19 +85,3 @@ def _states(adapter: ModelAdapter, ids: Sequence[int]) -> list[Tensor]:
     readers = dict.fromkeys(sites, lambda states: states[0, -1].clone())
     found = capture(adapter, torch.tensor([list(ids)]), readers)
     return [found[site].double() for site in sites]
-
-
-def _in_float64(readout: Readout) -> Readout:
-    def double(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.double()
-
-    norm = readout.norm
-    if norm is not None:
-        norm = replace(norm, weight=double(norm.weight), bias=double(norm.bias))
-    return replace(
-        readout,
-        unembed=readout.unembed.double(),
-        unembed_bias=double(readout.unembed_bias),
-        norm=norm,
-        dtype=torch.float64,
-    )

@@ -10,6 +10,7 @@ import transformers
 
 from iglens_tl import load_model
 from iglens_tl.models import adapt, probing
+from iglens_tl.models.adapter import bridge_class
 from tests.support.cases import HAS_HOOKED, TL_VERSION
 from tests.support.families import FAMILIES, build_tokenizer, write_folder
 
@@ -119,6 +120,25 @@ def test_a_wrong_bridge_is_refused_where_all_probabilities_are_small(tmp_path):
     folder = write_untrained(BY_NAME["cohere"], tmp_path / "model", vocab_size=20_000)
     with pytest.raises(ValueError, match="TransformerBridge.*logits by .* of their spread"):
         load_model(folder)
+
+
+def test_a_bridge_with_one_other_weight_is_refused_where_all_probabilities_are_small(
+    tmp_path, monkeypatch
+):
+    boot = bridge_class().boot_transformers
+
+    def boot_wrongly(*args, **options):
+        bridge = boot(*args, **options)
+        with torch.no_grad():
+            weights = dict(bridge.named_parameters())
+            next(weight for name, weight in weights.items() if "down_proj" in name).mul_(1.1)
+        return bridge
+
+    folder = write_untrained(BY_NAME["llama"], tmp_path / "model", vocab_size=20_000)
+    load_model(folder, backend="bridge")
+    monkeypatch.setattr(bridge_class(), "boot_transformers", staticmethod(boot_wrongly))
+    with pytest.raises(ValueError, match="TransformerBridge.*logits by .* of their spread"):
+        load_model(folder, backend="bridge")
 
 
 @pytest.mark.parametrize(
