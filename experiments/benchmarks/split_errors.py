@@ -28,8 +28,8 @@ from iglens_tl.readout import (
     Chords,
     Readout,
     integrate_adaptive,
-    quadrature,
 )
+from iglens_tl.readout.integrals import quadrature
 from iglens_tl.trace import Trace
 
 AIM = 1.3

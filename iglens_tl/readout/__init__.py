@@ -1,8 +1,10 @@
 """The readout: from residual states to values, at points and along chords, without any model."""
 
-from iglens_tl.readout.chords import Chords as Chords
-from iglens_tl.readout.integration import ChordIntegrals as ChordIntegrals
-from iglens_tl.readout.integration import Emphasis as Emphasis
+from iglens_tl.readout.integrals.chords import Chords as Chords
+from iglens_tl.readout.integrals.integration import ChordIntegrals as ChordIntegrals
+from iglens_tl.readout.integrals.integration import Emphasis as Emphasis
+from iglens_tl.readout.integrals.quadrature import integrate_adaptive as integrate_adaptive
+from iglens_tl.readout.integrals.quadrature import integrate_midpoint as integrate_midpoint
 from iglens_tl.readout.levels import read_levels as read_levels
 from iglens_tl.readout.linear import inverse_norms as inverse_norms
 from iglens_tl.readout.linear import norm_bias_logits as norm_bias_logits
@@ -12,8 +14,6 @@ from iglens_tl.readout.linear import unembed_bias_logits as unembed_bias_logits
 from iglens_tl.readout.points import Point as Point
 from iglens_tl.readout.points import Reading as Reading
 from iglens_tl.readout.points import stack as stack
-from iglens_tl.readout.quadrature import integrate_adaptive as integrate_adaptive
-from iglens_tl.readout.quadrature import integrate_midpoint as integrate_midpoint
 from iglens_tl.readout.readout import FinalNorm as FinalNorm
 from iglens_tl.readout.readout import OutputTransform as OutputTransform
 from iglens_tl.readout.readout import Readout as Readout

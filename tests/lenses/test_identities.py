@@ -116,7 +116,8 @@ def test_the_gradient_estimator_agrees_with_delta(toy_model, name, backend, dtyp
     trace = trace_prompt(toy_model(name, backend, dtype), IDS)
     exact = IGLens(baseline=baseline)(trace)
     integrated = IGLens(baseline=baseline, estimator="gradient")(trace)
-    atol = {"float32": 1e-5, "float64": 1e-9}[dtype]
+    # The tolerance to which the estimator integrates, and the rounding of levels.
+    atol = {"float32": 1.1e-5, "float64": 1e-9}[dtype]
     np.testing.assert_allclose(integrated.values, exact.values, atol=atol)
 
 

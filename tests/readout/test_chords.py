@@ -24,11 +24,10 @@ from iglens_tl.readout import (
     Value,
     integrate_adaptive,
     integrate_midpoint,
-    quadrature,
-    slopes,
 )
-from iglens_tl.readout.chords import ChordRows, Nodes
-from iglens_tl.readout.slopes import slopes_at
+from iglens_tl.readout.integrals import quadrature, slopes
+from iglens_tl.readout.integrals.chords import ChordRows
+from iglens_tl.readout.integrals.slopes import slopes_at
 from tests.support.readouts import EVERY_READOUT, TRANSFORMS, random_readout
 
 EVERY_VALUE = [
@@ -92,7 +91,8 @@ def test_values_and_slopes_at_nodes_agree_with_autograd(norm, transform, bias, v
     readout = random_readout(norm, transform, bias, d_vocab=200)
     chords = random_path(readout)
     at = torch.rand(6, 5, dtype=torch.float64)
-    found = slopes_at(ChordRows(readout, chords), value, Nodes(torch.arange(6), at))
+    rows = ChordRows(readout, chords)
+    found = slopes_at(rows, value, rows.nodes(torch.arange(6), at))
     for chord in range(6):
         nodes = at[chord].clone().requires_grad_()
         expected = value_of(readout, value, points_on(chords, chord, nodes), chords, chord)

@@ -22,6 +22,8 @@ _SHARE_OF_TERMS = 1 / 2
 """Rounding of a product with W_U beside the product of the two vectors' lengths, in roundings."""
 
 _SHORTEST = 1e-30
+_FAR = 8
+"""In lengths of a chord: from how far away roots of the squared norm do not disturb."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +58,40 @@ class Chords:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Places on chords, the same number on each.
+    """Places on chords, the same number on each, and how states are mixed and scaled there.
 
     Attributes:
-        chord: `[piece]`, the chord of each row of places.
-        at: `[piece, node]`, the places α, float64.
+        chord: `[interval]`, the chord of each row of places.
+        at: `[interval, node]`, the places α, float64.
+        inverse_norm: `[interval, node]`, s(α) = 1 / sqrt(mean((C h(α))²) + eps), float64.
+        mixture: `[interval, node, 2]`, the weights of A and B in x(α), float64.
+        mixture_slope: `[interval, node, 2]`, their derivatives with respect to α.
     """
 
-    chord: Int[Tensor, " piece"]
-    at: Float[Tensor, "piece node"]
+    chord: Int[Tensor, " interval"]
+    at: Float[Tensor, "interval node"]
+    inverse_norm: Float[Tensor, "interval node"]
+    mixture: Float[Tensor, "interval node 2"]
+    mixture_slope: Float[Tensor, "interval node 2"]
 
     def __len__(self) -> int:
-        """Return the number of pieces."""
+        """Return the number of intervals."""
         return len(self.chord)
 
-    def select(self, index: slice) -> Nodes:
-        """Return some of the pieces."""
-        return Nodes(self.chord[index], self.at[index])
+    @property
+    def ends(self) -> Float[Tensor, "interval node 2"]:
+        """The weights 1 − α and α of the two states."""
+        return torch.stack([1 - self.at, self.at], dim=2)
+
+    def select(self, *index: Tensor | slice) -> Nodes:
+        """Return those of some intervals, or of some nodes of all."""
+        return Nodes(
+            self.chord[index[0]],
+            self.at[index],
+            self.inverse_norm[index],
+            self.mixture[index],
+            self.mixture_slope[index],
+        )
 
 
 class ChordRows:
@@ -115,10 +134,12 @@ class ChordRows:
             self.longest_column = float(self.probe_rows.square().mean(0).amax().sqrt())
             terms = _SHARE_OF_TERMS * self.longest_column * states.double().norm(dim=1)
             self._magnitudes = self.rows.abs().amax(1).double() + terms
-        centered = states if readout.norm is None else readout.norm.center(states)
-        a, b = centered[self.chords.start].double(), centered[self.chords.end].double()
+        precise = states.double()
+        centered = precise if readout.norm is None else readout.norm.center(precise)
+        a, b = centered[self.chords.start], centered[self.chords.end]
         self._workspace = self.rows.new_empty(0)
-        self._squares = tuple((x * y).mean(-1) for x, y in ((a, a), (a, b), (b, b)))
+        if readout.norm is not None:
+            self._parabola = _Parabola.of(a, b, readout.norm.eps)
         # Parts may move the value where they cancel and nothing moves along the chord.
         self.lengths = (b - a).norm(dim=-1).clamp_min(_SHORTEST)
         centered_probes = probes if readout.norm is None else readout.norm.center(probes)
@@ -131,69 +152,85 @@ class ChordRows:
             self._workspace = self.rows.new_empty(n_entries)
         return self._workspace
 
-    def inverse_norm(self, nodes: Nodes) -> tuple[Tensor, Tensor]:
-        """Return s(α) = 1 / sqrt(mean((C h(α))²) + eps) and its derivative, in float64."""
-        at, norm = nodes.at, self.readout.norm
-        if norm is None:
-            return torch.ones_like(at), torch.zeros_like(at)
-        aa, ab, bb = (square[nodes.chord, None] for square in self._squares)
-        mean_square = (1 - at) ** 2 * aa + 2 * at * (1 - at) * ab + at**2 * bb
-        mean_square_slope = 2 * ((at - 1) * aa + (1 - 2 * at) * ab + at * bb)
-        scale = torch.rsqrt(mean_square + norm.eps)
-        return scale, -0.5 * scale**3 * mean_square_slope
+    def places(
+        self, chord: Int[Tensor, " interval"], spread: Float[Tensor, "interval node"]
+    ) -> tuple[Float[Tensor, "interval node"], Float[Tensor, "interval node"]]:
+        """Return the places α of a parameter from 0 to 1 in which chords are smooth, and dα/dτ.
 
-    def mixture(self, nodes: Nodes) -> tuple[Tensor, Tensor]:
-        """Return the weights of A and B in x(α), and their derivatives, `[piece, node, 2]`."""
-        scale, slope = (self.readout.transform.scale * part for part in self.inverse_norm(nodes))
-        at = nodes.at
-        mix = torch.stack([scale * (1 - at), scale * at], dim=2)
-        return mix, torch.stack([slope * (1 - at) - scale, slope * at + scale], dim=2)
+        The square of a norm along a chord is a parabola in α, whose complex roots α₀ ± iδ keep
+        polynomials from following 1 / norm. With α = α₀ + δ sinh t the norm is δ cosh t, up to a
+        factor, and its roots are π/2 from every t. Where roots are far, the parameter is α.
+        """
+        if self.readout.norm is None:
+            return spread, torch.ones_like(spread)
+        parabola = self._parabola.select(chord)
+        first, last = (torch.asinh((end - parabola.root) / parabola.height) for end in (0, 1))
+        t = torch.lerp(first, last, spread)
+        at = parabola.root + parabola.height * torch.sinh(t)
+        speed = (last - first) * parabola.height * torch.cosh(t)
+        is_far = parabola.is_far.expand_as(spread)
+        return torch.where(is_far, spread, at.clamp(0, 1)), torch.where(is_far, 1.0, speed)
 
-    def rounding(self, nodes: Nodes) -> Float[Tensor, "piece node"]:
+    def nodes(self, chord: Int[Tensor, " interval"], at: Float[Tensor, "interval node"]) -> Nodes:
+        """Return places on chords with what is known of them without the vocabulary."""
+        factor, rest = self.readout.transform.scale, 1 - at
+        if self.readout.norm is None:
+            scale, slope = torch.ones_like(at), torch.zeros_like(at)
+        else:
+            scale, slope = self._parabola.select(chord).inverse_root(at)
+        return Nodes(
+            chord,
+            at,
+            scale,
+            factor * torch.stack([scale * rest, scale * at], dim=2),
+            factor * torch.stack([slope * rest - scale, slope * at + scale], dim=2),
+        )
+
+    def rounding(self, nodes: Nodes) -> Float[Tensor, "interval node"]:
         """Return about how much rounding moves logits, and with them a gradient relative to itself.
 
         The terms of R may be far larger than R, and what is mixed than the mixture.
         """
         ends = torch.stack([self.chords.start[nodes.chord], self.chords.end[nodes.chord]], dim=1)
-        mixed = (self.mixture(nodes)[0] * self._magnitudes[ends][:, None]).sum(2)
+        mixed = (nodes.mixture * self._magnitudes[ends][:, None]).sum(2)
         return torch.finfo(self.rows.dtype).eps * (1 + self.offset_range + mixed)
 
-    def along_probes(self, nodes: Nodes, products: Tensor, pulls: Tensor) -> Tensor:
-        """Return the products of the gradient with the probes, `[piece, node, probe]`.
+    def along_probes(self, nodes: Nodes, products: Tensor, end_products: Tensor) -> Tensor:
+        """Return the products of the gradient with the probes, `[interval, node, probe]`.
 
         Args:
             nodes: Where.
-            products: `[piece, node, probe]`, q · R of the probes.
-            pulls: `[piece, node, 2]`, q · A and q · B.
+            products: `[interval, node, probe]`, q · R of the probes.
+            end_products: `[interval, node, 2]`, q · A and q · B.
         """
-        scale = self.inverse_norm(nodes)[0]
+        scale = nodes.inverse_norm
         if self.readout.norm is not None:
-            ends = torch.stack([1 - nodes.at, nodes.at], dim=2)
-            states = torch.bmm(ends, self._probes_along[nodes.chord])
-            products = products - (scale**2 * (ends * pulls).sum(2))[:, :, None] * states
+            states = torch.bmm(nodes.ends, self._probes_along[nodes.chord])
+            products = (
+                products - (scale**2 * (nodes.ends * end_products).sum(2))[:, :, None] * states
+            )
         return self.readout.transform.scale * scale[:, :, None] * products
 
-    def summed_sizes(self, nodes: Nodes, lengths: Tensor) -> Float[Tensor, "piece node"]:
+    def summed_sizes(self, nodes: Nodes, lengths: Tensor) -> Float[Tensor, "interval node"]:
         """Return about how large the terms are that a gradient sums, which may cancel.
 
         Args:
             nodes: Where.
-            lengths: `[piece, node]`, the length of q.
+            lengths: `[interval, node]`, the length of q.
         """
-        scale = self.readout.transform.scale * self.inverse_norm(nodes)[0]
+        scale = self.readout.transform.scale * nodes.inverse_norm
         return scale * self.longest_column * lengths
 
-    def radial_sizes(self, nodes: Nodes, pulls: Tensor) -> Float[Tensor, "piece node"]:
+    def radial_sizes(self, nodes: Nodes, end_products: Tensor) -> Float[Tensor, "interval node"]:
         """Return how much of a gradient the norm takes away, which is large where it cancels."""
-        scale = self.inverse_norm(nodes)[0]
+        scale = nodes.inverse_norm
         if self.readout.norm is None:
             return torch.zeros_like(scale)
-        ends = torch.stack([1 - nodes.at, nodes.at], dim=2)
-        radial = scale**2 * (ends * pulls).sum(2).abs() / self.readout.d_model**0.5
+        radial = scale**2 * (nodes.ends * end_products).sum(2).abs() / self.readout.d_model**0.5
         return self.readout.transform.scale * radial
 
-    def ends(self, nodes: Nodes, columns: slice) -> Float[Tensor, "piece 2 tile"]:
-        """Return A and B of every piece's chord in some columns of the vocabulary."""
+    def ends(self, nodes: Nodes, columns: slice) -> Float[Tensor, "interval 2 tile"]:
+        """Return A and B of every interval's chord in some columns of the vocabulary."""
         states = torch.stack([self.chords.start[nodes.chord], self.chords.end[nodes.chord]], dim=1)
         return self.rows[:, columns].index_select(0, states.flatten()).view(len(nodes), 2, -1)
 
@@ -216,6 +253,44 @@ class ChordRows:
         logits = scaled if self.offset is None else scaled.add_(self.offset)
         cap = self.readout.transform.softcap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+
+
+@dataclass(frozen=True)
+class _Parabola:
+    """The square of a norm along chords, curvature · ((α − root)² + height²).
+
+    Written so, no digits cancel where a chord passes close by zero.
+    """
+
+    root: Tensor
+    height: Tensor
+    curvature: Tensor
+
+    @classmethod
+    def of(cls, start: Tensor, end: Tensor, eps: float) -> _Parabola:
+        """Return mean(h²) + eps along lines between two states."""
+        moved = end - start
+        curvature = moved.square().mean(1).clamp_min(_SHORTEST)
+        root = -(start * moved).mean(1) / curvature
+        least = (start + root[:, None] * moved).square().mean(1) + eps
+        return cls(root, (least / curvature).sqrt().clamp_min(_SHORTEST), curvature)
+
+    @property
+    def is_far(self) -> Tensor:
+        """Whether the complex roots are far from the chord."""
+        return torch.hypot(self.root - self.root.clamp(0, 1), self.height) > _FAR
+
+    def select(self, chord: Tensor) -> _Parabola:
+        """Return those of some chords, for any number of places on each."""
+        return _Parabola(
+            self.root[chord, None], self.height[chord, None], self.curvature[chord, None]
+        )
+
+    def inverse_root(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 / sqrt at places, and its derivative."""
+        from_root = at - self.root
+        inverse = torch.rsqrt(self.curvature * (from_root**2 + self.height**2))
+        return inverse, -(inverse**3) * self.curvature * from_root
 
 
 def _random_directions(number: int, like: Tensor) -> Tensor:

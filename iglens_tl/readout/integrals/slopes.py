@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from iglens_tl.readout.chords import ChordRows, Nodes
+from iglens_tl.readout.integrals.chords import ChordRows, Nodes
 from iglens_tl.readout.tiles import SMALLEST_EXPONENT
 from iglens_tl.readout.value import TokenValue, Value
 
@@ -27,48 +27,50 @@ _SLICE_ENTRIES = 2**21
 
 @dataclass(frozen=True)
 class Slopes:
-    """What is known of a value at the nodes of some pieces.
+    """What is known of a value at the nodes of some intervals.
 
     Attributes:
-        values: `[piece, node]`, the value, float64.
-        slopes: `[piece, node]`, d value / d α, float64.
-        pulls: `[piece, node, 2]`, q · A and q · B, float64.
-        probes: `[piece, node, probe]`, the gradient's products with the probes, float64.
-        ceilings: `[piece, node]`, a convex function of the two weights with which A and B are
+        values: `[interval, node]`, the value, float64.
+        slopes: `[interval, node]`, d value / d α, float64.
+        end_products: `[interval, node, 2]`, q · A and q · B, float64.
+        probes: `[interval, node, probe]`, the gradient's products with the probes, float64.
+        maxima: `[interval, node]`, a convex function of the two weights with which A and B are
             mixed, which says how large logits are: for a `TokenValue` the log-normaliser above
             the logit of its first token, for others the largest logit before the softcap.
-        ceiling_slopes: `[piece, node, 2]`, its derivatives with respect to the two weights.
+        maximum_slopes: `[interval, node, 2]`, its derivatives with respect to the two weights.
         rows: Gives weighted sums of q over the nodes.
     """
 
-    values: Float[Tensor, "piece node"]
-    slopes: Float[Tensor, "piece node"]
-    pulls: Float[Tensor, "piece node 2"]
-    probes: Float[Tensor, "piece node probe"]
-    ceilings: Float[Tensor, "piece node"]
-    ceiling_slopes: Float[Tensor, "piece node 2"]
+    values: Float[Tensor, "interval node"]
+    slopes: Float[Tensor, "interval node"]
+    end_products: Float[Tensor, "interval node 2"]
+    probes: Float[Tensor, "interval node probe"]
+    maxima: Float[Tensor, "interval node"]
+    maximum_slopes: Float[Tensor, "interval node 2"]
     rows: GradientRows
 
 
 class GradientRows(ABC):
-    """The gradients q with respect to the raw readout at the nodes of some pieces.
+    """The gradients q with respect to the raw readout at the nodes of some intervals.
 
     Weights may be taken for zero where products of them and e^−60 are denormal.
     """
 
     @property
     @abstractmethod
-    def sizes(self) -> Float[Tensor, " piece"]:
-        """Return about how large q gets on each piece, float64."""
+    def sizes(self) -> Float[Tensor, " interval"]:
+        """Return about how large q gets on each interval, float64."""
 
     @property
     @abstractmethod
-    def lengths(self) -> Float[Tensor, "piece node"]:
+    def lengths(self) -> Float[Tensor, "interval node"]:
         """Return about the length of q, as far as it is not less, float64."""
 
     @abstractmethod
-    def add_to(self, total: Tensor, owners: Tensor, weights: Float[Tensor, "piece node"]) -> None:
-        """Add each piece's weighted sum over its nodes to the row `owners[piece]` of a total."""
+    def add_to(
+        self, total: Tensor, owners: Tensor, weights: Float[Tensor, "interval node"]
+    ) -> None:
+        """Add each interval's weighted sum over its nodes to a row of a total, its owner."""
 
 
 def slopes_at(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
@@ -88,22 +90,22 @@ def values_at_ends(
 
     One row instead of the two of a place between makes this several times cheaper.
     """
-    nodes = Nodes(chord, at_end.double()[:, None])
+    nodes = rows.nodes(chord, at_end.double()[:, None])
     if not isinstance(value, TokenValue):
         found = []
-        for block in blocks_of(rows, nodes):
+        for block in blocks_of(rows, *nodes.at.shape):
             at_block = slopes_at(rows, value, nodes.select(block))
-            found.append(torch.stack([at_block.values[:, 0], at_block.ceilings[:, 0]]))
+            found.append(torch.stack([at_block.values[:, 0], at_block.maxima[:, 0]]))
         return torch.cat(found, dim=1)
     states = torch.where(at_end, rows.chords.end[chord], rows.chords.start[chord])
     columns = value.columns(rows.chords.tokens[chord])
-    scale = rows.readout.transform.scale * rows.inverse_norm(nodes)[0]
+    scale = rows.readout.transform.scale * nodes.inverse_norm
     raw = rows.rows[states[:, None], columns].double() * scale
     if rows.offset is not None:
         raw = raw + rows.offset[columns].double()
     logits, _ = _transformed(raw, rows.readout.transform.softcap)
     log_normalizers = []
-    for block in blocks_of(rows, nodes):
+    for block in blocks_of(rows, *nodes.at.shape):
         row = rows.transformed(rows.rows[states[block]].mul_(scale[block].to(rows.rows)))
         row.sub_(logits[block, :1].to(row))
         maximum = row.amax(1, keepdim=True)
@@ -117,17 +119,16 @@ def values_at_ends(
 
 def token_logits_at(
     rows: ChordRows, value: TokenValue, nodes: Nodes
-) -> Float[Tensor, "piece node token"]:
+) -> Float[Tensor, "interval node token"]:
     """Return the logits that a value needs, without touching the vocabulary."""
     columns = value.columns(rows.chords.tokens[nodes.chord])
-    return _at_tokens(rows, nodes, columns, rows.mixture(nodes)[0])[1]
+    return _at_tokens(rows, nodes, columns)[1]
 
 
-def blocks_of(rows: ChordRows, nodes: Nodes) -> list[slice]:
-    """Divide pieces so that one block's vocabulary rows stay small."""
-    per_piece = nodes.at.shape[1] * rows.readout.d_vocab
-    size = max(1, _BLOCK_ENTRIES // per_piece)
-    return [slice(first, first + size) for first in range(0, len(nodes), size)]
+def blocks_of(rows: ChordRows, n_intervals: int, n_nodes: int) -> list[slice]:
+    """Divide intervals so that one block's vocabulary rows stay small."""
+    size = max(1, _BLOCK_ENTRIES // (n_nodes * rows.readout.d_vocab))
+    return [slice(first, first + size) for first in range(0, n_intervals, size)]
 
 
 class _SoftmaxRows(GradientRows):
@@ -140,15 +141,15 @@ class _SoftmaxRows(GradientRows):
 
     def __init__(self, rows: ChordRows, nodes: Nodes, value: TokenValue) -> None:
         self.columns = value.columns(rows.chords.tokens[nodes.chord])
-        self.mix, self.mix_slope = rows.mixture(nodes)
+        self.mix = nodes.mixture
         self.softcap = rows.readout.transform.softcap
-        found = _at_tokens(rows, nodes, self.columns, self.mix)
+        found = _at_tokens(rows, nodes, self.columns)
         raw, self.logits, self.damping, self.ends = found
         self.slices: list[tuple[slice, Tensor, Tensor]] = []
         self.maximum = torch.full_like(raw[:, :, 0], -torch.inf)
         parts = []
-        n_pieces, n_nodes = nodes.at.shape
-        width = max(1024, _SLICE_ENTRIES // (n_pieces * n_nodes))
+        n_intervals, n_nodes = nodes.at.shape
+        width = max(1024, _SLICE_ENTRIES // (n_intervals * n_nodes))
         for first in range(0, rows.readout.d_vocab, width):
             columns = slice(first, min(first + width, rows.readout.d_vocab))
             maximum, sums, weights = self._slice(rows, nodes, columns, raw[:, :, :1])
@@ -178,10 +179,10 @@ class _SoftmaxRows(GradientRows):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the maximum, the sums and the weights e^(z − maximum) T′ of some columns."""
         ends = rows.ends(nodes, columns).sub_(self.ends[:, :, :1].to(rows.rows))
-        n_pieces, n_nodes, _ = self.mix.shape
-        before = n_pieces * n_nodes * columns.start
-        logits = rows.workspace(n_pieces * n_nodes * rows.readout.d_vocab)[before:]
-        logits = logits[: n_pieces * n_nodes * ends.shape[2]].view(n_pieces, n_nodes, -1)
+        n_intervals, n_nodes, _ = self.mix.shape
+        before = n_intervals * n_nodes * columns.start
+        logits = rows.workspace(n_intervals * n_nodes * rows.readout.d_vocab)[before:]
+        logits = logits[: n_intervals * n_nodes * ends.shape[2]].view(n_intervals, n_nodes, -1)
         torch.bmm(self.mix.to(ends), ends, out=logits)
         if rows.offset is not None:
             first = rows.offset[self.columns[:, 0]]
@@ -194,23 +195,23 @@ class _SoftmaxRows(GradientRows):
             logits.tanh_().mul_(self.softcap).sub_(self.logits[:, :, :1].to(logits))
         maximum = logits.amax(2)
         weights = logits.sub_(maximum[:, :, None]).clamp_min_(SMALLEST_EXPONENT).exp_()
-        piece, _, place = self._inside(columns)
-        weights[piece, :, place] = 0
+        interval, _, place = self._inside(columns)
+        weights[interval, :, place] = 0
         total = damped = weights.sum(2)
         if damping is not None:
             damped = weights.mul_(damping).sum(2)
-        pulls = torch.bmm(weights, ends.transpose(1, 2))
-        sums = [torch.stack([total, damped], dim=2), pulls]
+        end_products = torch.bmm(weights, ends.transpose(1, 2))
+        sums = [torch.stack([total, damped], dim=2), end_products]
         if len(rows.probe_rows):
             probes = weights.flatten(0, 1) @ rows.probe_rows[:, columns].T
-            sums.append(probes.view(n_pieces, n_nodes, -1))
+            sums.append(probes.view(n_intervals, n_nodes, -1))
         return maximum.double(), torch.cat(sums, dim=2).double(), weights
 
     def _inside(self, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the pieces and numbers of the tokens in a slice, and their places there."""
+        """Return the intervals and numbers of the tokens in a slice, and their places there."""
         inside = (self.columns >= columns.start) & (self.columns < columns.stop)
-        piece, token = inside.nonzero(as_tuple=True)
-        return piece, token, self.columns[piece, token] - columns.start
+        interval, token = inside.nonzero(as_tuple=True)
+        return interval, token, self.columns[interval, token] - columns.start
 
     @property
     def sizes(self) -> Tensor:
@@ -221,7 +222,7 @@ class _SoftmaxRows(GradientRows):
         of_others = self.by_total * self.sum_of_others
         return (self.at_tokens.square().sum(2) + of_others.square()).sqrt()
 
-    def pulls(self) -> Tensor:
+    def end_products(self) -> Tensor:
         """Return q · A and q · B."""
         first = self.ends[:, :, :1]
         shifted = torch.bmm(self.by_tokens, (self.ends - first).transpose(1, 2))
@@ -235,7 +236,7 @@ class _SoftmaxRows(GradientRows):
         of_tokens = torch.bmm(self.at_tokens, probes)
         return of_tokens + self.by_total[:, :, None] * self.sums[:, :, 4:]
 
-    def ceiling_slopes(self) -> Tensor:
+    def maximum_slopes(self) -> Tensor:
         """Return the derivatives of the log-normaliser above the first token's logit."""
         means = self.sums[:, :, 1:4] / self.sums[:, :, :1]
         damping = means[:, :, :1] - self.damping[:, :, :1]
@@ -248,18 +249,18 @@ class _SoftmaxRows(GradientRows):
         for columns, maximum, exponentials in self.slices:
             mix = (of_softmax * torch.exp(maximum - self.maximum)).to(exponentials)
             added = torch.bmm(mix[:, None], exponentials)[:, 0]
-            piece, token, place = self._inside(columns)
-            added[piece, place] = of_tokens[piece, token]
+            interval, token, place = self._inside(columns)
+            added[interval, place] = of_tokens[interval, token]
             total[:, columns].index_add_(0, owners, added)
 
 
 def _at_tokens(
-    rows: ChordRows, nodes: Nodes, columns: Tensor, mix: Tensor
+    rows: ChordRows, nodes: Nodes, columns: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return tokens' logits before and after the softcap, its derivative, and A and B there."""
     start, end = rows.chords.start[nodes.chord, None], rows.chords.end[nodes.chord, None]
     ends = torch.stack([rows.rows[start, columns], rows.rows[end, columns]], dim=1).double()
-    raw = torch.bmm(mix, ends)
+    raw = torch.bmm(nodes.mixture, ends)
     if rows.offset is not None:
         raw = raw + rows.offset[columns][:, None].double()
     return raw, *_transformed(raw, rows.readout.transform.softcap), ends
@@ -268,14 +269,14 @@ def _at_tokens(
 def _of_token_value(rows: ChordRows, value: TokenValue, nodes: Nodes) -> Slopes:
     softmax = _SoftmaxRows(rows, nodes, value)
     values = value.of_tokens(softmax.logits, softmax.log_normalizer)
-    pulls = softmax.pulls()
+    end_products = softmax.end_products()
     return Slopes(
         values=values,
-        slopes=(softmax.mix_slope * pulls).sum(2),
-        pulls=pulls,
-        probes=rows.along_probes(nodes, softmax.probe_products(rows), pulls),
-        ceilings=softmax.log_normalizer - softmax.logits[:, :, 0],
-        ceiling_slopes=softmax.ceiling_slopes(),
+        slopes=(nodes.mixture_slope * end_products).sum(2),
+        end_products=end_products,
+        probes=rows.along_probes(nodes, softmax.probe_products(rows), end_products),
+        maxima=softmax.log_normalizer - softmax.logits[:, :, 0],
+        maximum_slopes=softmax.maximum_slopes(),
         rows=softmax,
     )
 
@@ -311,28 +312,27 @@ class _WholeRows(GradientRows):
 
 
 def _of_whole_rows(rows: ChordRows, value: Value, nodes: Nodes) -> Slopes:
-    mix, mix_slope = rows.mixture(nodes)
     ends = rows.ends(nodes, slice(rows.readout.d_vocab))
-    logits = rows.transformed(torch.bmm(mix.to(ends), ends))
+    logits = rows.transformed(torch.bmm(nodes.mixture.to(ends), ends))
     targets = rows.targets(nodes, value)
     gradients = value.gradient(logits, targets)
     softcap = rows.readout.transform.softcap
     if softcap is not None:
         gradients = gradients * (1 - (logits / softcap).square())
-    pulls = torch.bmm(gradients, ends.transpose(1, 2)).double()
+    end_products = torch.bmm(gradients, ends.transpose(1, 2)).double()
     values = value.evaluate(logits, targets).double()
     probes = (gradients.flatten(0, 1) @ rows.probe_rows.T).view(*nodes.at.shape, -1).double()
     top = logits.argmax(2)
     at_top = ends.gather(2, top[:, None].expand(-1, 2, -1)).transpose(1, 2).double()
-    ceilings = (mix * at_top).sum(2)
+    maxima = (nodes.mixture * at_top).sum(2)
     if rows.offset is not None:
-        ceilings = ceilings + rows.offset[top].double()
+        maxima = maxima + rows.offset[top].double()
     return Slopes(
         values=values,
-        slopes=(mix_slope * pulls).sum(2),
-        pulls=pulls,
-        probes=rows.along_probes(nodes, probes, pulls),
-        ceilings=ceilings,
-        ceiling_slopes=at_top,
+        slopes=(nodes.mixture_slope * end_products).sum(2),
+        end_products=end_products,
+        probes=rows.along_probes(nodes, probes, end_products),
+        maxima=maxima,
+        maximum_slopes=at_top,
         rows=_WholeRows(gradients, logits),
     )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from iglens_tl.readout.chords import ChordRows, Chords
-from iglens_tl.readout.integration import ChordIntegrals, Emphasis, Integration, Pieces
+from iglens_tl.readout.integrals.chords import ChordRows, Chords
+from iglens_tl.readout.integrals.integration import ChordIntegrals, Emphasis, Integration, Intervals
 from iglens_tl.readout.readout import Readout
 from iglens_tl.readout.value import Value
 
 _BYTES_AT_ONCE = 400 * 2**20
-_COARSE_NODES = (8, 16)
+_NODES_AT_FIRST = 8
 _NODES_AT_ONCE = 16
 _PROBES = 4
-_MAX_PIECES_PER_CHORD = 64
+_MAX_INTERVALS_PER_CHORD = 64
 
 
 def integrate_midpoint(
@@ -40,12 +41,12 @@ def integrate_midpoint(
         gradients: Whether the gradients are wanted too.
         emphasis: Weights of the places; None for 1 everywhere.
     """
-    at = (torch.arange(n_steps, dtype=torch.float64) + 0.5) / n_steps
+    steps = torch.arange(n_steps, dtype=torch.float64, device=readout.device)
 
     def run(integration: Integration, limit: Tensor) -> None:
-        whole = Pieces.whole(len(limit))
-        for part in at.split(_NODES_AT_ONCE):
-            integration.add(whole, part, torch.full_like(part, 1 / n_steps))
+        del limit
+        for part in ((steps + 0.5) / n_steps).split(_NODES_AT_ONCE):
+            integration.add_evenly(part, torch.full_like(part, 1 / n_steps))
 
     limits = torch.full((len(chords),), torch.inf, dtype=torch.float64)
     return _integrate(readout, value, chords, gradients, emphasis, run, limits)
@@ -63,16 +64,16 @@ def integrate_adaptive(
 ) -> ChordIntegrals:
     """Integrate by Gauss–Legendre quadrature, refining where the tolerance is missed.
 
-    Few nodes do for most chords; where they miss, the chord gets `n_nodes`, then is bisected.
-    Bisection converges also where the slope lives in a tiny part of the chord: a norm makes the
-    readout insensitive to length, so that between the zero vector and a state all change happens
+    Few nodes do for most chords; where they miss, the chord gets `n_nodes`, then is bisected. The
+    nodes are those of a parameter in which the norm is smooth (`ChordRows.places`), because a norm
+    makes the readout insensitive to length: between the zero vector and a state all change happens
     within about sqrt(eps) of zero.
 
     An interval is accepted if the integral of the slope reproduces the change of the value, and
     with `gradients` also if the gradients' products with fixed random directions are resolved by
     the nodes and no token can be probable between nodes that is improbable at them (see
     `errors`). The reported errors are estimates, not proofs: the first rests on four directions and
-    on coefficients that keep falling as they fall at the nodes, the second is exact for a
+    on coefficients that keep falling as they fell at the nodes, the second is exact for a
     `TokenValue` of a model without softcap, nearly so with one, and for any other value says only
     where the most probable token changes, so that a value may hide what depends on tokens of no
     probability. Rounding is counted by the sizes of what is added up, as if it never cancelled; in
@@ -82,33 +83,33 @@ def integrate_adaptive(
         readout: The model's readout.
         value: What is followed along the chords.
         chords: The lines.
-        n_nodes: Nodes per piece.
+        n_nodes: Nodes per interval.
         tolerance: Largest accepted |integral − change| of a chord, in the value's unit, for all
             chords or each; four times it for the share of a part as long as the displacement.
-            Never less than a few roundings. Bisection ends after a bounded number of pieces.
+            Never less than a few roundings. Bisection ends after a bounded number of intervals.
         gradients: Whether the gradients are wanted too.
         emphasis: Weights of the places; None for 1 everywhere. The error is checked without them.
     """
     limits = torch.as_tensor(tolerance, dtype=torch.float64).expand(len(chords))
 
     def run(integration: Integration, limit: Tensor) -> None:
-        pieces, ends = Pieces.whole(len(limit)), integration.ends
-        for n in (*(coarse for coarse in _COARSE_NODES if coarse < n_nodes), n_nodes):
+        intervals, ends = Intervals.whole(limit), integration.ends
+        for n in sorted({min(_NODES_AT_FIRST, n_nodes), n_nodes}):
             missed = integration.add_accepted(
-                pieces, *_gauss_legendre(n), ends, limit[pieces.chord]
+                intervals, *_gauss_legendre(n, limit.device), ends, limit[intervals.chord]
             )
-            pieces, ends = pieces.select(missed), ends.select(missed)
-        left = torch.full_like(integration.end, _MAX_PIECES_PER_CHORD)
-        while len(pieces):
-            pieces = pieces.halves()
-            ends = integration.ends_of(pieces)
-            left.index_add_(0, pieces.chord, -torch.ones_like(pieces.low))
-            # Errors of pieces add up, and a chord may end in some of them.
-            accepted, is_last = limit[pieces.chord] / 8, left[pieces.chord] <= 0
+            intervals, ends = intervals.select(missed), ends.select(missed)
+        left = torch.full_like(limit, _MAX_INTERVALS_PER_CHORD)
+        while len(intervals):
+            intervals = intervals.halves()
+            ends = integration.ends_of(intervals)
+            left.index_add_(0, intervals.chord, -torch.ones_like(intervals.low))
+            # Errors of intervals add up, and a chord may end in some of them.
+            accepted, is_last = limit[intervals.chord] / 8, left[intervals.chord] <= 0
             missed = integration.add_accepted(
-                pieces, *_gauss_legendre(n_nodes), ends, accepted, is_last
+                intervals, *_gauss_legendre(n_nodes, limit.device), ends, accepted, is_last
             )
-            pieces = pieces.select(missed)
+            intervals = intervals.select(missed)
 
     return _integrate(readout, value, chords, gradients, emphasis, run, limits)
 
@@ -133,7 +134,7 @@ def _integrate(
         n_probes = _PROBES if gradients and bool(limits.isfinite().all()) else 0
         rows = ChordRows(readout, chords.select(index), n_probes=n_probes)
         integration = Integration(rows, value, gradients, places)
-        run(integration, limits[index])
+        run(integration, limits[index].to(readout.device))
         parts.append(integration.result())
         del rows, integration  # before the next ones take as much memory again
     return ChordIntegrals(
@@ -146,6 +147,8 @@ def _integrate(
     )
 
 
-def _gauss_legendre(n_nodes: int) -> tuple[Tensor, Tensor]:
+@lru_cache
+def _gauss_legendre(n_nodes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     points, weights = np.polynomial.legendre.leggauss(n_nodes)
-    return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2)
+    unit = torch.from_numpy(np.stack([(points + 1) / 2, weights / 2]))
+    return unit[0].to(device), unit[1].to(device)

@@ -1,0 +1,1 @@
+"""Integrals of values and gradients along straight lines between states."""
