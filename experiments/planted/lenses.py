@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,6 @@ from jaxtyping import Float
 
 from experiments.planted.vocabulary import reference_texts
 from iglens_tl import (
-    CompletenessWarning,
     Components,
     DirectLogitAttribution,
     IGLens,
@@ -130,10 +128,7 @@ def measure_all(
 ) -> dict[str, Finding]:
     """Return what lenses say of an answer, by the lens's name."""
     trace = begin_trace(adapter, prompt, answer=f" {answer}")
-    with warnings.catch_warnings():
-        # Planted updates are large, and so are the bounds of what rounding does to single credits.
-        warnings.simplefilter("ignore", CompletenessWarning)
-        results = measure(trace, [one.lens for one in measures]).results
+    results = measure(trace, [one.lens for one in measures]).results
     return {one.name: _finding(one, r) for one, r in zip(measures, results, strict=True)}
 
 
