@@ -18,8 +18,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.measuring import machine
-from experiments.benchmarks.timing import fastest_in_turns
+from experiments.common.timing import fastest_in_turns, machine
 from iglens_tl import Translators, compare, load_model
 from iglens_tl.models.loading import DEMO_FOLDER
 

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from transformer_lens.model_bridge import TransformerBridge
 
-from experiments.benchmarks.measuring import extra_memory_mb, machine, without_denormals
-from experiments.benchmarks.timing import fastest_in_turns, timed
+from experiments.benchmarks.denormals import without_denormals
+from experiments.common.memory import extra_memory_mb
+from experiments.common.timing import fastest_in_turns, machine, timed
 from iglens_tl import components, ig_lens
 from iglens_tl.models import ModelAdapter, adapt, capture
 from iglens_tl.models.loading import DEMO_FOLDER

@@ -22,8 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.benchmarks.comparison import random_llama
-from experiments.benchmarks.measuring import machine
-from experiments.benchmarks.timing import fastest_in_turns
+from experiments.common.timing import fastest_in_turns, machine
 from iglens_tl import CompletenessWarning, layer_conductance, load_model
 from iglens_tl.lenses.input_paths import parts_of_path, value_at
 from iglens_tl.models import ModelAdapter, adapt, capture

@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.benchmarks.measuring import machine
-from experiments.benchmarks.timing import fastest_in_turns
+from experiments.common.timing import fastest_in_turns, machine
 from experiments.demo_model.facts import load_relations
 from iglens_tl import layer_effects, load_model
 from iglens_tl.interventions.effects import UnitName

@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.comparison import random_llama
-from experiments.benchmarks.measuring import machine
-from experiments.benchmarks.timing import fastest_in_turns
+from experiments.common.timing import fastest_in_turns, machine
 from iglens_tl import ig_lens, load_model, logit_lens
 from iglens_tl import trace as trace_module
 from iglens_tl.models import adapt

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.benchmarks.measuring import extra_memory_mb, machine, without_denormals
-from experiments.benchmarks.timing import fastest_in_turns, timed
+from experiments.benchmarks.denormals import without_denormals
+from experiments.common.memory import extra_memory_mb
+from experiments.common.timing import fastest_in_turns, machine, timed
 from iglens_tl.lenses.estimators import Estimator, credit_segments, resolve_estimator
 from iglens_tl.readout import (
     FinalNorm,

@@ -9,16 +9,16 @@ answer, 0 where no task took 50 ms.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from rich.console import Console
 from rich.table import Table
 
+from experiments.common.pictures import chromium
 from iglens_tl.results import LensData, Provenance, Target, Text, TopTokens
 from iglens_tl.views.report import write_report
 
@@ -73,10 +73,7 @@ def main() -> None:
 
 def measure(path: Path, n_tokens: int, repeats: int) -> dict[str, list[float]]:
     """Return for every action the medians over its repeats."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, bypass_csp=True)
         page = context.new_page()
         page.goto(f"file://{path}")
@@ -89,9 +86,7 @@ def measure(path: Path, n_tokens: int, repeats: int) -> dict[str, list[float]]:
                 for place in np.linspace(0, n_tokens - 1, 5).astype(int)
             ],
         }
-        found = {name: _medians(page, acts, repeats) for name, acts in actions.items()}
-        browser.close()
-    return found
+        return {name: _medians(page, acts, repeats) for name, acts in actions.items()}
 
 
 def _medians(page: Page, acts: list[str], repeats: int) -> list[float]:

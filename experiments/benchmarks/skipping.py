@@ -19,8 +19,7 @@ from torch import Tensor
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
 
-from experiments.benchmarks.measuring import machine
-from experiments.benchmarks.timing import fastest_in_turns
+from experiments.common.timing import fastest_in_turns, machine
 from iglens_tl.models import ModelAdapter, adapt, capture
 from iglens_tl.models.skipping import run_skipping
 

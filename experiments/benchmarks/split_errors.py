@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.comparison import random_llama
-from experiments.benchmarks.measuring import machine
-from experiments.benchmarks.timing import fastest_in_turns
 from experiments.common.precision import in_float64
+from experiments.common.timing import fastest_in_turns, machine
 from iglens_tl import load_model, trace_prompt
 from iglens_tl.readout import (
     VALUES,

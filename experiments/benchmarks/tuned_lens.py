@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from experiments.benchmarks.measuring import machine
+from experiments.common.timing import machine
 from iglens_tl import load_model
 from iglens_tl.models import adapt
 from iglens_tl.models.loading import DEMO_FOLDER

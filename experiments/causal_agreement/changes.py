@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from experiments.causal.items import Item
+from experiments.common.items import Item
 from iglens_tl import LensResult
 from iglens_tl.results import Target, Text
 from iglens_tl.results.segments import parse_segment

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from experiments.causal.items import Item
 from experiments.causal_agreement.changes import Changes
+from experiments.common.items import Item
 from iglens_tl import agreement_by_item, skip_curves
 from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.models import ModelAdapter

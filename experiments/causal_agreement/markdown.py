@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.causal.items import Item
 from experiments.causal_agreement import measures as m
 from experiments.causal_agreement.comparison import WITHOUT_FIRST
 from experiments.causal_agreement.study import (
@@ -21,6 +20,7 @@ from experiments.causal_agreement.study import (
     TRAINED,
 )
 from experiments.causal_agreement.summary import ALL, select
+from experiments.common.items import Item
 from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.results.agreement import SHUFFLED
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.causal.items import Item
 from experiments.causal_agreement.changes import Changes, changes_of_blocks, side_by_side
 from experiments.causal_agreement.pairs import corrupted_ids
+from experiments.common.items import Item
 from iglens_tl import (
     CompletenessWarning,
     Components,

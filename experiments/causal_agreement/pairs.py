@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
-from experiments.causal.items import Item
+from experiments.common.items import Item
 from experiments.demo_model.facts import all_facts, load_relations
 from experiments.demo_model.families import fact_recall, ioi
 from iglens_tl.models import ModelAdapter

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from experiments.causal.items import FAMILIES, draw_all
 from experiments.causal_agreement.figures import all_figures
 from experiments.causal_agreement.markdown import tables_page
 from experiments.causal_agreement.study import Task, available, study
 from experiments.causal_agreement.summary import mean_changes, summarise
-from experiments.components.pictures import take_pictures
+from experiments.common.items import FAMILIES, draw_all
+from experiments.common.pictures import take_pictures
 from iglens_tl import load_model
 from iglens_tl.models import adapt
 from iglens_tl.resume import Parts

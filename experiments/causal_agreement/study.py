@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 import transformers
 
-from experiments.causal.items import Item
 from experiments.causal_agreement import measures as m
 from experiments.causal_agreement.changes import Changes
 from experiments.causal_agreement.comparison import compare_with_and_without_first, curves
 from experiments.causal_agreement.measures import Measure
+from experiments.common.items import Item
 from iglens_tl import load_model, reinitialized
 from iglens_tl.models import ModelAdapter, adapt
 from iglens_tl.resume import Parts

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from experiments.causal.items import WRONG
+from experiments.common.items import WRONG
 from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.evaluation.metrics import metrics
 from iglens_tl.results.statistics import average

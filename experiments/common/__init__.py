@@ -1,1 +1,1 @@
-"""What several experiments and benchmarks need."""
+"""What several experiments share."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
+from experiments.common.pictures import take_pictures
 from experiments.components.curves import ablation_curves, head_scatter
 from experiments.components.markdown import tables_page
 from experiments.components.outcomes import FAMILIES, Family, measure
-from experiments.components.pictures import take_pictures
 from iglens_tl import components, load_model
 from iglens_tl.models import ModelAdapter, adapt
 from iglens_tl.views.figures import Figure

@@ -25,7 +25,7 @@ import torch
 import transformers
 from transformer_lens.tools.analysis import JacobianLens
 
-from experiments.benchmarks.measuring import extra_memory_mb
+from experiments.common.memory import extra_memory_mb
 from iglens_tl import (
     Translators,
     components,

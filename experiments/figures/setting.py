@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.causal.items import FAMILIES, SMALLEST_P, WRONG, Item, draw_all
+from experiments.common.items import FAMILIES, SMALLEST_P, WRONG, Item, draw_all
 from experiments.figures.two_hop_pairs import draw_pairs
 from iglens_tl.cli.validate import PromptLine, read_prompts
 from iglens_tl.models import ModelAdapter

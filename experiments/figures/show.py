@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.components.pictures import take_pictures
+from experiments.common.pictures import take_pictures
 from experiments.figures.registry import FIGURES
 from experiments.figures.setting import Drawn, Setting
 from iglens_tl import load_model, write_html

@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from experiments.causal.items import SMALLEST_P
+from experiments.common.items import SMALLEST_P
 from experiments.demo_model.examples import held_out_examples
 from experiments.demo_model.families import FAMILIES
 from iglens_tl import logit_lens

@@ -19,7 +19,7 @@ import nbformat
 import plotly.io
 from nbclient import NotebookClient
 
-from experiments.components.pictures import take_pictures
+from experiments.common.pictures import take_pictures
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"

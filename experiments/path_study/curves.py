@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.causal.items import Item
+from experiments.common.items import Item
 from experiments.common.precision import in_float64
 from experiments.path_study.conditions import STEPS
 from iglens_tl.models import ModelAdapter, capture

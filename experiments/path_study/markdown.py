@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.causal.items import SMALLEST_P, WRONG
+from experiments.common.items import SMALLEST_P, WRONG
 from experiments.path_study.conditions import (
     BASELINES,
     BREAKPOINTS,

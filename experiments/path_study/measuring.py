@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from experiments.causal.items import Item
+from experiments.common.items import Item
 from experiments.path_study.conditions import (
     BREAKPOINTS,
     CORPUS,

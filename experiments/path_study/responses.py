@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from experiments.causal.items import WRONG
+from experiments.common.items import WRONG
 from experiments.path_study.conditions import (
     BREAKPOINTS,
     DEFAULT,

@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.causal.items import FAMILIES
-from experiments.components.pictures import take_pictures
+from experiments.common.items import FAMILIES
+from experiments.common.pictures import take_pictures
 from experiments.path_study.charts import all_figures
 from experiments.path_study.markdown import tables_page
 from experiments.path_study.predictions import judge

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from experiments.causal.items import FAMILIES, WRONG, DrawnItems, Item, draw_all
+from experiments.common.items import FAMILIES, WRONG, DrawnItems, Item, draw_all
 from experiments.path_study.conditions import FACTORS, Condition, all_conditions
 from experiments.path_study.curves import curves_frame
 from experiments.path_study.measuring import EFFECTS, costs_frame, credits_frame, effects_frame

@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from experiments.components.pictures import take_pictures
+from experiments.common.pictures import take_pictures
 from experiments.planted.figure import localisation_map
 from experiments.planted.markdown import tables_page
 from experiments.planted.models import all_models

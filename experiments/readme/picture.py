@@ -5,14 +5,14 @@ Run with `python -m experiments.readme.picture`; needs Chromium.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
+from experiments.common.pictures import chromium
 from iglens_tl import ig_lens, load_model, write_html
 
 QUESTION = "What is the capital of Vietnam?"
@@ -23,13 +23,9 @@ _PINNED = " Hanoi"
 
 def main() -> None:
     """Write both pages and take their pictures."""
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         take_map(browser, Path(folder))
         take_report(browser, Path(folder))
-        browser.close()
     print(f"wrote {MAP} and {REPORT}")
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.causal.items import Item
 from experiments.causal_agreement import measures as m
 from experiments.causal_agreement import study as study_module
 from experiments.causal_agreement.changes import Changes, changes_of_blocks
@@ -33,6 +32,7 @@ from experiments.causal_agreement.study import (
     study,
 )
 from experiments.causal_agreement.summary import ALL, mean_changes, select, summarise
+from experiments.common.items import Item
 from iglens_tl import direct_logit_attribution, ig_lens, tuned_lens
 from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.models import adapt

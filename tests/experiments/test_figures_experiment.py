@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from experiments.benchmarks.measuring import extra_memory_mb
+from experiments.common.memory import extra_memory_mb
 from experiments.figures import answer_map, completeness, costs, heads, lenses, onsets
 from experiments.figures import reference as reference_figure
 from experiments.figures import setting as setting_module

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.causal.items import FAMILIES, SMALLEST_P, TEXT, WRONG, draw_all, draw_items
+from experiments.common.items import FAMILIES, SMALLEST_P, TEXT, WRONG, draw_all, draw_items
 from experiments.path_study import show
 from experiments.path_study import study as study_module
 from experiments.path_study.conditions import ORDERS, of_order

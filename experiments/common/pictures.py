@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import ViewportSize, sync_playwright
+from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
 from iglens_tl import write_html
 from iglens_tl.views.figures import Figure
 
 
-def take_pictures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write each figure as a PNG picture of its name, in its own size."""
-    written = []
-    with tempfile.TemporaryDirectory() as pages, sync_playwright() as playwright:
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Run the system's Chromium without a window, or Playwright's own where there is none."""
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
+        yield browser
+        browser.close()
+
+
+def take_pictures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Write each figure as a PNG picture of its name, in its own size."""
+    written = []
+    with tempfile.TemporaryDirectory() as pages, chromium() as browser:
         for name, figure in figures.items():
             page_file = write_html(figure, Path(pages) / f"{name}.html")
             width, height = figure.layout.width or 1000, figure.layout.height or 600
@@ -31,5 +40,4 @@ def take_pictures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
             page.locator(".js-plotly-plot").first.screenshot(path=picture)
             page.close()
             written.append(picture)
-        browser.close()
     return written

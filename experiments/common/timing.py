@@ -12,6 +12,13 @@ import torch
 T = TypeVar("T")
 
 
+def machine(device: str = "cpu") -> str:
+    """Name what a device computes with, for titles of tables."""
+    if device == "cpu":
+        return f"{torch.get_num_threads()} CPU threads"
+    return torch.cuda.get_device_name(device)
+
+
 def fastest_in_turns(
     functions: Mapping[str, Callable[[], object]], repeats: int
 ) -> dict[str, float]:

@@ -1,19 +1,9 @@
-"""What a benchmark needs beside times: the machine's name, its memory, gradients at full speed."""
+"""Peak memory of a call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
-from torch import Tensor
-
-
-def machine(device: str = "cpu") -> str:
-    """Name what a device computes with, for titles of tables."""
-    if device == "cpu":
-        return f"{torch.get_num_threads()} CPU threads"
-    return torch.cuda.get_device_name(device)
 
 
 def extra_memory_mb(function: Callable[[], object]) -> float:
@@ -26,14 +16,6 @@ def extra_memory_mb(function: Callable[[], object]) -> float:
     before = _memory_mb("VmRSS")
     function()
     return _memory_mb("VmHWM") - before
-
-
-def without_denormals(gradient: Tensor) -> Tensor:
-    """Set denormal numbers to zero; a hook of tensors.
-
-    On a CPU they make single backward products thirty times slower.
-    """
-    return gradient.masked_fill(gradient.abs() < torch.finfo(gradient.dtype).tiny, 0)
 
 
 def _memory_mb(field: str) -> float:

@@ -1,1 +1,0 @@
-"""What the causal experiments share."""
