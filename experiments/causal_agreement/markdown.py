@@ -21,6 +21,7 @@ from experiments.causal_agreement.study import (
 )
 from experiments.causal_agreement.summary import ALL, select
 from experiments.common.items import Item
+from experiments.common.markdown import markdown_table
 from iglens_tl.evaluation.agreement import SKIP_CURVES
 from iglens_tl.results.agreement import SHUFFLED
 
@@ -143,13 +144,7 @@ def grid(
         [row, *(cells.get((row, name), "–") for name in names)]
         for row in dict.fromkeys(table[rows])
     ]
-    return markdown([corner, *names], lines)
-
-
-def markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table([corner, *names], lines)
 
 
 def _items(items: Sequence[Item]) -> str:
@@ -157,9 +152,9 @@ def _items(items: Sequence[Item]) -> str:
     for family in dict.fromkeys(item.family for item in items):
         own = [item for item in items if item.family == family]
         mean = sum(item.p for item in own) / len(own)
-        example = own[0].prompt.replace("|", "\\|").replace("\n", " ")
-        rows.append([family, str(len(own)), f"{mean:.3f}", f"{example} →{own[0].answer}"])
-    return markdown(["family", "items", "mean p of the answer", "for example"], rows)
+        example = f"{own[0].prompt} →{own[0].answer}"
+        rows.append([family, str(len(own)), f"{mean:.3f}", example])
+    return markdown_table(["family", "items", "mean p of the answer", "for example"], rows)
 
 
 def _rank_correlations(of_all: pd.DataFrame) -> list[str]:

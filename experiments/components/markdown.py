@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from experiments.common.markdown import markdown_table
 from experiments.components.ablation import EFFECTS, KINDS, SCOPES
 from experiments.components.outcomes import Outcome
 from experiments.components.tables import NUMBERS
@@ -63,7 +64,7 @@ def _heads(table: pd.DataFrame) -> str:
     ]
     rest = table.iloc[_SHOWN_HEADS:]
     rows.append([f"{len(rest)} others, sum", *(f"{rest[name].sum():+.3f}" for name in names)])
-    return _markdown(["head", *names], rows)
+    return markdown_table(["head", *names], rows)
 
 
 def _roles(table: pd.DataFrame) -> str:
@@ -72,7 +73,7 @@ def _roles(table: pd.DataFrame) -> str:
         [str(head), *(_with_error(row[name], row[f"±{name}"]) for name in names)]
         for head, row in table.iterrows()
     ]
-    return _markdown(["head", *names], rows)
+    return markdown_table(["head", *names], rows)
 
 
 def _ablations(table: pd.DataFrame, effect: str) -> str:
@@ -87,7 +88,7 @@ def _ablations(table: pd.DataFrame, effect: str) -> str:
                 ]
                 rows.append([f"{kind}, {scope}", order, *cells])
     names = [f"{k} head{'s' if k > 1 else ''}" for k in NUMBERS]
-    return _markdown(["ablation", "heads ablated", *names], rows)
+    return markdown_table(["ablation", "heads ablated", *names], rows)
 
 
 def _correlations(table: pd.DataFrame, effect: str) -> str:
@@ -105,13 +106,10 @@ def _correlations(table: pd.DataFrame, effect: str) -> str:
                     f"({found['of cases']:.2f})"
                 )
         rows.append([measure, *cells])
-    return _markdown(["measure", *(f"{kind}, {scope}" for kind in KINDS for scope in SCOPES)], rows)
+    return markdown_table(
+        ["measure", *(f"{kind}, {scope}" for kind in KINDS for scope in SCOPES)], rows
+    )
 
 
 def _with_error(mean: float, error: float) -> str:
     return f"{mean:+.3f} ± {error:.3f}"
-
-
-def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -6,10 +6,9 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from experiments.common.markdown import markdown_table
 from experiments.demo_model.examples import Example
 from experiments.demo_model.scoring import Score
-
-_HEADER = ("family", "group", "accuracy", "probability", "prompts")
 
 
 class Row(NamedTuple):
@@ -51,10 +50,9 @@ def as_cells(row: Row) -> tuple[str, ...]:
     return family, group, f"{accuracy:.1%}", f"{probability:.3f}", str(prompts)
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def accuracy_table(rows: Sequence[Row]) -> str:
     """Write rows as a Markdown table."""
-    lines = [_HEADER, ("---", "---", "---:", "---:", "---:"), *map(as_cells, rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(Row._fields, [as_cells(row) for row in rows], n_texts=2)
 
 
 def write_accuracy(rows: Sequence[Row], folder: Path) -> None:
@@ -64,8 +62,8 @@ def write_accuracy(rows: Sequence[Row], folder: Path) -> None:
         "Held-out prompts only; written by `python -m experiments.demo_model.evaluate`.\n"
         "Accuracy: share of prompts for which greedy decoding gives the answer. Probability: mean\n"
         "probability of the answer (greater-than: of all later years together).\n\n"
-        f"## Families\n\n{markdown_table(family_rows(rows))}\n\n"
-        f"## Facts\n\n{markdown_table([row for row in rows if row.family == 'facts'])}\n"
+        f"## Families\n\n{accuracy_table(family_rows(rows))}\n"
+        f"## Facts\n\n{accuracy_table([row for row in rows if row.family == 'facts'])}"
     )
     (folder / "ACCURACY.md").write_text(text, encoding="utf-8")
     records = [row._asdict() for row in rows]

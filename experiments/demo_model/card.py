@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.demo_model.accuracy import Row, family_rows, markdown_table
+from experiments.demo_model.accuracy import Row, accuracy_table, family_rows
 from experiments.demo_model.data_files import read_text
 from experiments.demo_model.facts import all_facts, load_relations
 
@@ -14,6 +14,6 @@ def write_model_card(rows: Sequence[Row], parameters: int, folder: Path) -> None
         parameters=f"{parameters:,}",
         facts=f"{len(all_facts()):,}",
         relations=len(load_relations()),
-        table=markdown_table(family_rows(rows)),
+        table=accuracy_table(family_rows(rows)).rstrip(),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.items import SMALLEST_P, WRONG
+from experiments.common.markdown import markdown_table
 from experiments.path_study.conditions import (
     BASELINES,
     BREAKPOINTS,
@@ -40,7 +41,7 @@ def tables_page(
     parts = [
         _HEADER.format(model=model, n=n_right),
         "## Predictions\n",
-        _markdown(
+        markdown_table(
             ["", "prediction", "criterion", "found"],
             [[f"**{p.verdict}**", p.statement, p.criterion, p.found] for p in predictions],
         ),
@@ -89,7 +90,7 @@ def _items(study: Study) -> str:
         first = own.iloc[0]
         example = f"{first['prompt']} →{first['answer']} (not{first['other']})"
         rows.append([str(family), str(len(own)), f"{own['p'].mean():.3f}", f"`{example}`"])
-    return _markdown(["family", "items", "mean p", "first item"], rows)
+    return markdown_table(["family", "items", "mean p", "first item"], rows)
 
 
 def _stability(responses: pd.DataFrame, value: str) -> str:
@@ -100,7 +101,7 @@ def _stability(responses: pd.DataFrame, value: str) -> str:
         [first, *(cells.get((first, second), "") for second in orders[1:])] for first in orders[:-1]
     ]
     title = f"Kendall's τ over the layers between orders, {_VALUE_NAMES[value]}.\n"
-    return title + "\n" + _markdown(["", *orders[1:]], lines)
+    return title + "\n" + markdown_table(["", *orders[1:]], lines)
 
 
 def _baselines(responses: pd.DataFrame) -> str:
@@ -110,7 +111,7 @@ def _baselines(responses: pd.DataFrame) -> str:
         [order, _VALUE_NAMES[value], *_cells(own, "baseline", others)]
         for (order, value), own in _by_order_and_value(rows)
     ]
-    return _markdown(["order", "value", *others], lines)
+    return markdown_table(["order", "value", *others], lines)
 
 
 def _depth(responses: pd.DataFrame, response: str, group: str) -> str:
@@ -120,7 +121,7 @@ def _depth(responses: pd.DataFrame, response: str, group: str) -> str:
         [str(order), *_cells(own, "value", VALUES)]
         for order, own in rows.groupby("order", sort=False)
     ]
-    return _markdown(["order", *_VALUE_NAMES.values()], lines)
+    return markdown_table(["order", *_VALUE_NAMES.values()], lines)
 
 
 def _shifts_by_baseline(responses: pd.DataFrame) -> str:
@@ -129,7 +130,7 @@ def _shifts_by_baseline(responses: pd.DataFrame) -> str:
         [str(order), *_cells(own, "baseline", BASELINES)]
         for order, own in rows.groupby("order", sort=False)
     ]
-    return _markdown(["order", *BASELINES], lines)
+    return markdown_table(["order", *BASELINES], lines)
 
 
 def _coarsening(responses: pd.DataFrame) -> str:
@@ -144,7 +145,7 @@ def _coarsening(responses: pd.DataFrame) -> str:
         for order, own in gaps.groupby("order", sort=False)
     ]
     names = [f"{what}, {name}" for what in ("gap", "onset shift") for name in coarse]
-    return _markdown(["order", *names], lines)
+    return markdown_table(["order", *names], lines)
 
 
 def _estimators(responses: pd.DataFrame) -> str:
@@ -161,7 +162,7 @@ def _estimators(responses: pd.DataFrame) -> str:
             ]
             lines.append([order, _VALUE_NAMES[value], title, *cells])
     names = [f"riemann, m = {n_steps}" for n_steps in STEPS]
-    return _markdown(["order", "value", "", *names, "gradient"], lines)
+    return markdown_table(["order", "value", "", *names, "gradient"], lines)
 
 
 def _agreement(responses: pd.DataFrame, value: str, group: str) -> str:
@@ -171,7 +172,7 @@ def _agreement(responses: pd.DataFrame, value: str, group: str) -> str:
         [str(order), *_cells(own, "against", list(EFFECTS))]
         for order, own in rows.groupby("order", sort=False)
     ]
-    return f"{_VALUE_NAMES[value]}:\n\n" + _markdown(["order", *EFFECTS], lines)
+    return f"{_VALUE_NAMES[value]}:\n\n" + markdown_table(["order", *EFFECTS], lines)
 
 
 def _agreement_by_family(responses: pd.DataFrame) -> str:
@@ -186,7 +187,7 @@ def _agreement_by_family(responses: pd.DataFrame) -> str:
             of_value = own.loc[own["value"] == value]
             cells = _cells(of_value, "against", list(EFFECTS))
             lines.append([str(family), _VALUE_NAMES[value], *cells])
-    return _markdown(["family", "value", *EFFECTS], lines)
+    return markdown_table(["family", "value", *EFFECTS], lines)
 
 
 def _agreement_by_baseline(responses: pd.DataFrame) -> str:
@@ -197,7 +198,7 @@ def _agreement_by_baseline(responses: pd.DataFrame) -> str:
         for order, own in rows.groupby("order", sort=False)
     ]
     title = f'By baseline, with p and "{next(iter(EFFECTS))}":\n\n'
-    return title + _markdown(["order", *BASELINES], lines)
+    return title + markdown_table(["order", *BASELINES], lines)
 
 
 def _costs(study: Study) -> str:
@@ -212,7 +213,7 @@ def _costs(study: Study) -> str:
                 f"{row['forward_passes']:.1f}",
             ]
         )
-    return _markdown(["order", "estimator", "milliseconds", "forward passes"], rows)
+    return markdown_table(["order", "estimator", "milliseconds", "forward passes"], rows)
 
 
 def _chosen(responses: pd.DataFrame, response: str, **equal: str) -> pd.DataFrame:
@@ -246,9 +247,3 @@ def _cell(row: dict, digits: int = 2) -> str:
 
 def _records(rows: pd.DataFrame) -> list[dict]:
     return rows.to_dict("records")
-
-
-def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [names, ["---"] * len(names), *escaped]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pandas as pd
 
+from experiments.common.markdown import markdown_table
 from experiments.planted.models import KINDS
 from experiments.planted.study import summarise
 
@@ -78,7 +79,7 @@ def _models(scores: pd.DataFrame) -> str:
     for kind, p in first.groupby("kind", sort=False)["p"]:
         meaning = KINDS[str(kind)].meaning
         rows.append([str(kind), meaning, str(len(p)), f"{p.min():.3f} to {p.max():.3f}"])
-    return _markdown(["kind", "what is planted", "models", "p of the answer"], rows)
+    return markdown_table(["kind", "what is planted", "models", "p of the answer"], rows)
 
 
 def _table(summary: pd.DataFrame, cell: Callable[..., str]) -> str:
@@ -88,9 +89,4 @@ def _table(summary: pd.DataFrame, cell: Callable[..., str]) -> str:
         of_lens = summary[summary["lens"] == lens].set_index("kind").loc[kinds]
         numbers = of_lens[["mean", "low", "high", "n", "silent"]]
         rows.append([lens, *(cell(*row) for row in numbers.itertuples(index=False))])
-    return _markdown(["lens", *kinds], rows)
-
-
-def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table(["lens", *kinds], rows)

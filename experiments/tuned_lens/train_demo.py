@@ -14,6 +14,7 @@ from random import Random
 import pandas as pd
 import torch
 
+from experiments.common.markdown import markdown_table
 from experiments.demo_model.corpus import document_text, documents
 from experiments.demo_model.evaluation_set import evaluation_set
 from iglens_tl import load_model
@@ -68,7 +69,7 @@ def main() -> None:
     lost = (frame["kl_tuned_lens"] - exact["kl_tuned_lens"]).abs().max()
     print(f"float16 changes no divergence by more than {lost:.1e} nats")
     print(frame.round(4).to_string())
-    options.table.write_text(_HEADER.format(n_texts=len(texts)) + markdown(frame) + "\n")
+    options.table.write_text(_HEADER.format(n_texts=len(texts)) + markdown(frame))
 
 
 def training_texts(count: int, *, seed: int = _SEED) -> list[str]:
@@ -89,11 +90,11 @@ def held_out_texts(share: float) -> list[str]:
 
 def markdown(frame: pd.DataFrame) -> str:
     """Write a table of losses in Markdown."""
-    columns = [str(frame.index.name), *frame.columns]
-    lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * len(frame.columns) + "|"]
-    for segment, row in zip(frame.index, frame.to_numpy(), strict=True):
-        lines.append(f"| {segment} | " + " | ".join(f"{value:.4f}" for value in row) + " |")
-    return "\n".join(lines)
+    rows = [
+        [str(segment), *(f"{value:.4f}" for value in row)]
+        for segment, row in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
+    return markdown_table([str(frame.index.name), *frame.columns], rows, n_texts=1)
 
 
 if __name__ == "__main__":
