@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-import transformers
 
 from experiments.causal_agreement import measures as m
 from experiments.causal_agreement.changes import Changes
 from experiments.causal_agreement.comparison import compare_with_and_without_first, curves
 from experiments.causal_agreement.measures import Measure
 from experiments.common.items import Item
+from experiments.common.processes import map_processes
 from iglens_tl import load_model, reinitialized
 from iglens_tl.models import ModelAdapter, adapt
 from iglens_tl.resume import Parts
@@ -106,12 +103,7 @@ class Outcome:
 
 def study(tasks: Sequence[Task], *, processes: int = 1) -> Outcome:
     """Measure and compare all families; what other runs have finished is read from the parts."""
-    if processes == 1:
-        found: Iterable[Outcome] = map(study_family, tasks)
-        return _joined(list(found))
-    context = get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare) as pool:
-        return _joined(list(pool.map(study_family, tasks)))
+    return _joined(map_processes(study_family, tasks, processes=processes))
 
 
 def study_family(task: Task) -> Outcome:
@@ -234,9 +226,3 @@ def _joined(outcomes: Sequence[Outcome]) -> Outcome:
 @lru_cache(maxsize=1)
 def _adapter(model: str) -> ModelAdapter:
     return adapt(load_model(model))
-
-
-def _prepare() -> None:
-    """Set up a process: matrices this small lose more by threads than they gain."""
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-import transformers
 
+from experiments.common.processes import map_processes
 from experiments.planted.lenses import EVEN, IG_LENS, Finding, measure_all
 from experiments.planted.localisation import localise
 from experiments.planted.models import PlantedModel
@@ -33,12 +30,7 @@ def study(models: Iterable[PlantedModel], *, processes: int = 1) -> pd.DataFrame
         `top`, `top_is_true` and `total` of `Localisation`; and `silent`, whether the lens says so
         little of all blocks together that the scores mean nothing.
     """
-    if processes == 1:
-        found = [score_model(model) for model in models]
-    else:
-        context = get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare) as pool:
-            found = list(pool.map(score_model, models))
+    found = map_processes(score_model, models, processes=processes)
     return pd.DataFrame([record for records in found for record in records])
 
 
@@ -83,9 +75,3 @@ def summarise(scores: pd.DataFrame, question: str, score: str) -> pd.DataFrame:
 def _even(n_layers: int) -> Finding:
     segments = tuple(layer_label(layer) for layer in range(n_layers))
     return Finding(segments, np.ones(n_layers), baseline=0.0, final=1.0)
-
-
-def _prepare() -> None:
-    """Set up a process: models this small gain nothing from threads."""
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
