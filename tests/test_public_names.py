@@ -65,7 +65,7 @@ def test_the_stub_names_every_lens_warning_and_result():
     assert needed <= {*iglens_tl.__all__, *INNER}
 
 
-INNER = {"LayerParts", "Intervention", "EarlyExit"}
+INNER = {"LayerParts", "UnitAblation", "EarlyExit"}
 """What public lenses are made of, which nobody makes by themselves."""
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from iglens_tl import LogitDifference, embedded_reference_texts, ig_lens, layer_effects
-from iglens_tl.interventions import effects as effects_module
+from iglens_tl.interventions import ablation
 from iglens_tl.models import adapt
 from iglens_tl.models.capture import run
 from tests.support.cases import EVERY_MODEL, HAS_HOOKED, IDS
@@ -219,7 +219,7 @@ def test_a_batch_gives_the_same_as_its_prompts_and_so_do_small_passes(
     whole = layer_effects(toy, prompts, **options)
     for index, prompt in enumerate(prompts):
         assert_same_numbers(whole.for_prompt(index), layer_effects(toy, prompt, **options), size=1)
-    monkeypatch.setattr(effects_module, "TOKENS_PER_PASS", 30)
+    monkeypatch.setattr(ablation, "TOKENS_PER_PASS", 30)
     assert_same_numbers(layer_effects(toy, prompts, **options), whole, size=1)
 
 
