@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.common.items import FAMILIES, SMALLEST_P, WRONG, Item, draw_all
 from experiments.figures.two_hop_pairs import draw_pairs
-from iglens_tl.cli.validate import PromptLine, read_prompts
+from iglens_tl.cli.validate import PromptLine, read_lines
 from iglens_tl.models import ModelAdapter
 from iglens_tl.prompts import Request, build_requests
 from iglens_tl.views.figures import Figure
@@ -86,7 +86,7 @@ class Setting:
 
         Without answers the model's own next token is attributed.
         """
-        lines = self.lines or read_prompts(PROMPTS)
+        lines = self.lines or read_lines(PROMPTS)
         answers = [line.answer for line in lines]
         choice = {"generate": 1} if answers[0] is None else {"answer": answers}
         return PromptGroup(GIVEN, [line.prompt for line in lines], choice)

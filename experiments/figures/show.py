@@ -20,7 +20,7 @@ from experiments.common.pictures import take_pictures
 from experiments.figures.registry import FIGURES
 from experiments.figures.setting import Drawn, Setting
 from iglens_tl import load_model, write_html
-from iglens_tl.cli.validate import PromptLine, read_prompts
+from iglens_tl.cli.validate import PromptLine, read_lines
 from iglens_tl.models import ModelAdapter, adapt
 from iglens_tl.prompts import build_requests
 
@@ -86,7 +86,7 @@ def _setting(options: argparse.Namespace) -> Setting:
     Raises:
         ValueError: If one cannot be read or does not fit, with the number of the line.
     """
-    lines = None if options.prompts is None else tuple(read_prompts(options.prompts))
+    lines = None if options.prompts is None else tuple(read_lines(options.prompts))
     adapter = adapt(load_model(options.model))
     for line in lines or ():
         _check(adapter, line, options.prompts)
@@ -100,7 +100,7 @@ def _check(adapter: ModelAdapter, line: PromptLine, path: Any) -> None:
     try:
         build_requests(adapter, line.prompt, **choice)
     except ValueError as error:
-        raise ValueError(f"{str(path)!r}, line {line.number}: {error}") from error
+        raise ValueError(f"{str(path)!r}, {line.place}: {error}") from error
 
 
 def _check_folder(folder: Path) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from iglens_tl.evaluation.runs import Report
 
 _DEFAULT = "ig_lens,direct_logit_attribution"
+_TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 _SHOWN = ("spearman", "top_3_overlap", "routing_gap")
 _SHOWN_OF_CURVES = ("share_of_oracle", "comprehensiveness", "sufficiency")
 
@@ -41,8 +42,9 @@ def validate(
     prompts: Annotated[
         Path,
         typer.Argument(
-            metavar="PROMPTS.txt",
-            help="A text file with one prompt in each line; after a tab may stand its answer.",
+            metavar="PROMPTS",
+            help="A text file with one prompt in each line, after a tab perhaps its answer; or a "
+            "table that ends in .jsonl, .csv, .tsv or .parquet.",
         ),
     ],
     lenses: LensOptions,
@@ -55,8 +57,15 @@ def validate(
         str, typer.Option(help="Intervene at all positions, or only at the last: all or last.")
     ] = "all",
     value: ValueOption = "prob",
+    column: Annotated[
+        str | None, typer.Option(help="The table's column of prompts, where it has several.")
+    ] = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="The table's column of answers; none without it.")
+    ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Texts for mean and resample, one in each line.")
+        Path | None,
+        typer.Option(help="Texts for mean and resample, in a file like that of the prompts."),
     ] = None,
     n_draws: Annotated[int, typer.Option(help="Draws of reference texts.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
@@ -75,16 +84,15 @@ def validate(
 ) -> None:
     """Compare what lenses credit layers with to what happens when the layers are taken out.
 
-    Of every prompt the tokens of its answer are measured, which stands after a tab exactly as it
-    continues the prompt, mostly with a blank first. Without answers it is the model's own next
-    token.
+    Of every prompt the tokens of its answer are measured, which is written exactly as it continues
+    the prompt, mostly with a blank first. Without answers it is the model's own next token.
     """
     with command_messages() as messages:
         check_outputs(out, (".csv", ".parquet", ".json"), html)
         if folder is not None and folder.exists() and not folder.is_dir():
             raise ValueError(f"--folder {str(folder)!r} is a file; give a folder")
-        lines = read_prompts(prompts)
-        texts = None if reference is None else [line.prompt for line in _lines(reference)]
+        lines = read_lines(prompts, column=column, answer_column=answer_column)
+        texts = None if reference is None else [line.prompt for line in _lines(reference, column)]
         made = lenses.make(_DEFAULT, value)
         loaded = backend.load(model, messages)
         with _progress(messages) as report:
@@ -103,7 +111,7 @@ def validate(
                 n_draws=n_draws,
                 seed=seed,
                 folder=folder,
-                names=[f"{str(prompts)!r}, line {line.number}" for line in lines],
+                names=[f"{str(prompts)!r}, {line.place}" for line in lines],
                 report=report,
             )
         tell_notes(messages, (*missing_blanks(lines), *found.notes))
@@ -113,46 +121,58 @@ def validate(
 
 @dataclass(frozen=True)
 class PromptLine:
-    """A line of a file of prompts.
+    """A prompt of a file.
 
     Attributes:
-        number: Its number, from 1.
-        prompt: The text.
-        answer: What follows after a tab, if anything.
+        place: Where it stands: a line of a text, counted from 1, or an entry of a table.
+        prompt: The text, chat messages or token ids.
+        answer: Its answer, if it has one.
     """
 
-    number: int
-    prompt: str
-    answer: str | None
+    place: str
+    prompt: Any
+    answer: Any
 
 
-def read_prompts(path: Path) -> list[PromptLine]:
-    """Return the lines of a file that are not blank.
+def read_lines(
+    path: Path, *, column: str | None = None, answer_column: str | None = None
+) -> list[PromptLine]:
+    """Return the prompts of a file with their answers.
 
     Raises:
         ValueError: For a file that cannot be read, holds no prompt, or has answers in only some of
             its lines.
     """
-    lines = _lines(path)
+    lines = _lines(path, column, answer_column)
     if not lines:
         raise ValueError(f"{str(path)!r} holds no prompt; write one in each line")
     first = lines[0]
     for line in lines:
-        where = f"{str(path)!r}, line {line.number}"
+        where = f"{str(path)!r}, {line.place}"
         if (line.answer is None) != (first.answer is None):
             has, has_not = (line, first) if first.answer is None else (first, line)
             raise ValueError(
-                f"{str(path)!r}: line {has.number} has an answer after a tab, but line "
-                f"{has_not.number} has none; give every prompt one, or none"
+                f"{str(path)!r}: {has.place} has an answer after a tab, but "
+                f"{has_not.place} has none; give every prompt one, or none"
             )
-        if not line.prompt.strip():
+        if isinstance(line.prompt, str) and not line.prompt.strip():
             raise ValueError(f"{where} has no prompt before the tab")
-        if line.answer is not None and (not line.answer.strip() or "\t" in line.answer):
+        if isinstance(line.answer, str) and (not line.answer.strip() or "\t" in line.answer):
             raise ValueError(f"{where} must be a prompt, one tab and an answer")
     return lines
 
 
-def _lines(path: Path) -> list[PromptLine]:
+def _lines(
+    path: Path, column: str | None = None, answer_column: str | None = None
+) -> list[PromptLine]:
+    if path.suffix.lower() in _TABLES:
+        return _entries(path, column, answer_column)
+    for option, name in (("--column", column), ("--answer-column", answer_column)):
+        if name is not None:
+            raise ValueError(
+                f"{str(path)!r} is read as plain text, which has no columns; leave {option} out, "
+                f"or give a file that ends with {', '.join(_TABLES)}"
+            )
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,23 +183,36 @@ def _lines(path: Path) -> list[PromptLine]:
     for number, text in enumerate(content.split("\n"), start=1):
         if text.strip():
             prompt, tab, answer = text.removesuffix("\r").partition("\t")
-            lines.append(PromptLine(number, prompt, answer if tab else None))
+            lines.append(PromptLine(f"line {number}", prompt, answer if tab else None))
     return lines
+
+
+def _entries(path: Path, column: str | None, answer_column: str | None) -> list[PromptLine]:
+    """Return the rows of a table."""
+    from iglens_tl.prompts import read_prompts
+
+    prompts = read_prompts(path, column=column)
+    answers = [None] * len(prompts)
+    if answer_column is not None:
+        answers = read_prompts(path, column=answer_column)
+    pairs = enumerate(zip(prompts, answers, strict=True), start=1)
+    return [PromptLine(f"entry {number}", *pair) for number, pair in pairs]
 
 
 def missing_blanks(lines: list[PromptLine]) -> list[str]:
     """Point out answers that continue the last word of their prompts."""
     joined = []
     for line in lines:
-        ends = line.prompt[-1] + (line.answer or " ")[0]
-        if ends.isalnum() and ends.isascii():
-            joined.append((line.number, f"{line.prompt[-20:]}{line.answer}"))
+        if isinstance(line.prompt, str) and isinstance(line.answer, str):
+            ends = line.prompt[-1] + line.answer[0]
+            if ends.isalnum() and ends.isascii():
+                joined.append((line.place, f"{line.prompt[-20:]}{line.answer}"))
     if not joined:
         return []
-    number, text = joined[0]
+    place, text = joined[0]
     return [
-        f"{len(joined)} answers follow their prompts without a blank, first in line {number}: "
-        f"{text!r}; write the blank after the tab if one belongs there"
+        f"{len(joined)} answers follow their prompts without a blank, first in {place}: "
+        f"{text!r}; begin the answer with the blank if one belongs there"
     ]
 
 

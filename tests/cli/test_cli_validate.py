@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from iglens_tl import validate
 from iglens_tl.cli.app import app
-from iglens_tl.cli.validate import missing_blanks, read_prompts
+from iglens_tl.cli.validate import missing_blanks, read_lines
 from tests.support.closeness import assert_close_to, assert_identical
 
 LINES = ["w17 w42 w5", "w88 w23", "w5 w9 w61 w30", "w12 w17"]
@@ -178,11 +178,48 @@ def test_bad_input_is_one_sentence_and_exit_code_2(call, arguments, message):
     assert message in error_of(call(*arguments))
 
 
+ROWS = [
+    {"question": [5, 9, 61], "says": " w5"},
+    {"question": "w88 w23", "says": " w9"},
+]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
+def test_prompts_and_answers_are_columns_of_a_table(call, toy, tmp_path, ending):
+    rows = ROWS if ending == ".jsonl" else ROWS[1:] * 2
+    path, table = tmp_path / f"prompts{ending}", pd.DataFrame(rows)
+    writers = {
+        ".jsonl": lambda: "\n".join(json.dumps(row) for row in rows).encode(),
+        ".csv": lambda: table.to_csv(index=False).encode(),
+        ".parquet": table.to_parquet,
+    }
+    options = ["--column", "question", "--answer-column", "says", "--format", "csv"]
+    outcome = call(*QUICK, *options, content=writers[ending](), path=path)
+    assert outcome.exit_code == 0, outcome.stderr
+    expected = validate(
+        toy,
+        [row["question"] for row in rows],
+        answer=[row["says"] for row in rows],
+        interventions=["skip", "early_exit"],
+        nulls=False,
+    ).table
+    written = pd.read_csv(io.StringIO(outcome.stdout))
+    left, right = (frame["mean"].astype(float) for frame in (written, expected))
+    pd.testing.assert_series_equal(left, right, check_exact=False, atol=1e-3)
+
+
+def test_columns_of_what_is_no_table_or_not_there_are_one_sentence(call, tmp_path):
+    assert "is read as plain text, which has no columns" in error_of(call(*QUICK, "--column", "a"))
+    path = tmp_path / "prompts.csv"
+    outcome = call(*QUICK, "--column", "nothing", content="prompt\nw17 w42\n", path=path)
+    assert "'nothing'" in error_of(outcome)
+
+
 def test_answers_without_a_blank_are_pointed_out(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("The capital of France is\tParis\nOne, two,\t three\n")
-    (note,) = missing_blanks(read_prompts(path))
+    (note,) = missing_blanks(read_lines(path))
     assert note.startswith("1 answers follow their prompts without a blank, first in line 1: ")
     assert "'capital of France isParis'" in note
     path.write_text("The capital of France is\t Paris\n")
-    assert missing_blanks(read_prompts(path)) == []
+    assert missing_blanks(read_lines(path)) == []

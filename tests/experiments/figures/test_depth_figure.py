@@ -29,7 +29,7 @@ from iglens_tl.prompts import build_requests
 def toy_setting(toy_model):
     """Return a prompt without an answer for a model that answers anything, in float64."""
     adapter = adapt(toy_model("llama", dtype="float64"))
-    return Setting(adapter=adapter, lines=(PromptLine(1, "one two three four", None),))
+    return Setting(adapter=adapter, lines=(PromptLine("line 1", "one two three four", None),))
 
 
 @pytest.fixture(scope="module")
