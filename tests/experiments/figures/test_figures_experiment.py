@@ -54,7 +54,10 @@ def exact_setting():
 @pytest.fixture(scope="module")
 def toy_setting(toy):
     """Return two prompts without answers for a model that answers anything."""
-    lines = (PromptLine("line 1", "one two three four", None), PromptLine(2, "two five one", None))
+    lines = (
+        PromptLine("line 1", "one two three four", None),
+        PromptLine("line 2", "two five one", None),
+    )
     return Setting(adapter=adapt(toy), lines=lines)
 
 
@@ -112,7 +115,7 @@ def test_the_answer_map_holds_the_onsets_of_the_result(adapter):
 
 
 def test_the_question_is_the_users_first_one(adapter, toy_setting):
-    lines = (PromptLine("line 1", "A statement.", None), PromptLine(2, "And why?", None))
+    lines = (PromptLine("line 1", "A statement.", None), PromptLine("line 2", "And why?", None))
     assert Setting(adapter=adapter, lines=lines).question[0]["content"] == "And why?"
     assert toy_setting.question == "one two three four"
 
