@@ -28,7 +28,7 @@ from iglens_tl.lenses import Components, IGLens
 from iglens_tl.lenses.base import measure
 from iglens_tl.models import adapt
 from iglens_tl.trace import begin_trace
-from tests.support.cases import EVERY_MODEL, IDS
+from tests.support.cases import EVERY_MODEL_IN_FLOAT64, IDS
 from tests.support.chords import states_of
 from tests.support.closeness import assert_close_to, assert_identical
 
@@ -108,38 +108,39 @@ def plainly(name, logits, final, tokens):
     }[name]().numpy()
 
 
-@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)
+@pytest.mark.parametrize(("name", "backend"), EVERY_MODEL_IN_FLOAT64)
 def test_levels_and_credits_of_every_value_are_those_of_plain_logits(
     toy_model, hf_probs, name, backend
 ):
-    model = toy_model(name, backend)
+    model = toy_model(name, backend, "float64")
     adapter = adapt(model)
     lenses = [IGLens(value=value, top_k=0) for value in EVERY_VALUE]
     lenses += [Components(value=value) for value in SPLIT_ON_EVERY_FAMILY]
     results = measure(begin_trace(adapter, TEXT), lenses).results
     logits = [adapter.readout.logits(state) for state in states_of(model, TEXT)]
     # Log-probabilities are logits too, up to a constant that only the logit itself sees.
-    hugging_face = hf_probs(name, TEXT)[:-1].log()
+    hugging_face = hf_probs(name, TEXT, torch.float64)[:-1].log()
     splits = dict(zip(SPLIT_ON_EVERY_FAMILY, results[len(EVERY_VALUE) :], strict=True))
     for value, credits in zip(EVERY_VALUE, results, strict=False):
         kind = name_of(value)
         expected = np.stack([plainly(kind, z, logits[-1], NEXT) for z in logits], axis=1)
         scale = max(1.0, abs(expected).max())
         found = np.concatenate([credits.baseline[:, None], credits.levels], axis=1)
-        np.testing.assert_allclose(found, expected, atol=2e-6 * scale, rtol=0)
-        np.testing.assert_allclose(credits.values, np.diff(expected), atol=4e-6 * scale, rtol=0)
+        np.testing.assert_allclose(found, expected, atol=1e-9 * scale, rtol=0)
+        np.testing.assert_allclose(credits.values, np.diff(expected), atol=1e-9 * scale, rtol=0)
         np.testing.assert_allclose(credits.completeness_error, 0, atol=1e-12 * scale)
         if value in splits:
             of_layers = splits[value].by_layer().values
-            np.testing.assert_allclose(of_layers, credits.values, atol=1.5e-5 * scale, rtol=0)
+            np.testing.assert_allclose(of_layers, credits.values, atol=1e-8 * scale, rtol=0)
         assert credits.unit == UNITS[kind]
         assert credits.provenance.options["value"] == kind
         if kind != "logit":
             of_model = plainly(kind, hugging_face, hugging_face, NEXT)
+            # Hugging Face computes some norms and angles in float32 always.
             np.testing.assert_allclose(credits.final, of_model, atol=2e-5 * scale, rtol=0)
         if kind == "kl_to_final":
-            np.testing.assert_allclose(credits.final, 0, atol=1e-6)
-            assert (credits.levels > -1e-6).all()
+            np.testing.assert_allclose(credits.final, 0, atol=1e-9)
+            assert (credits.levels > -1e-9).all()
 
 
 @BY_NAME
