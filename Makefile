@@ -18,21 +18,25 @@ test: $(VENV)/.ready-dev
 test-tl4: $(VENV4)/.ready-dev
 	$(VENV4)/bin/python -m pytest -n auto --dist loadgroup $(ARGS)
 
-# What a first verdict goes without: browsers, trained toys, experiments, whole notebooks.
-SLOW = tests/experiments tests/test_notebooks.py tests/test_examples.py \
+# Without checking the shapes and types of arguments, for what runs with them in `make test`.
+UNCHECKED = -o addopts="-q --strict-markers"
+
+# What a first verdict goes without: browsers, trained lenses, experiments, whole notebooks, pytest
+# within pytest.
+SLOW = tests/experiments tests/test_notebooks.py tests/test_examples.py tests/test_sampled_cases.py \
 	tests/views/report/test_report_browser.py tests/views/report/test_report_keyboard.py \
-	tests/views/figures/test_browser.py
+	tests/views/figures/test_browser.py tests/views/test_html.py tests/views/test_validation_page.py \
+	tests/tuning/test_shipped_lens.py
 
 ## A first verdict in 90 seconds: one case of every test of the package, on 2 cores.
 test-quick: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cases 1 $(foreach path,$(SLOW),--ignore-glob='$(path)')
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cases 1 $(UNCHECKED) \
+		$(foreach path,$(SLOW),--ignore-glob='$(path)') $(ARGS)
 
 # Another processor computes the same numbers with other kernels, which sum in another order, and
 # not always in the same one.
 NUMERIC = tests/readout tests/models tests/lenses tests/tuning tests/interventions \
 	tests/evaluation tests/results tests/cli
-# Without checking the shapes and types of arguments, for what has run with them before: half the time.
-UNCHECKED = -o addopts="-q --strict-markers"
 OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1
 
 ## Four cases of every test that compares numbers, as a processor without vector units computes them.
