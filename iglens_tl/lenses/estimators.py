@@ -127,7 +127,10 @@ def credit_segments(
     # The paper reports errors of a thousandth at the default step count of its midpoint rule.
     accepted = (1e-2 * scale if estimator.name == "riemann" else 10 * tolerance).amax(1)
     from_zero = not bool(points[0].states.any())
-    warn_if_incomplete(estimator, (credits - change).sum(1), accepted, from_zero=from_zero)
+    errors = credits - change
+    # Errors of segments may cancel in their sum.
+    largest = torch.maximum(errors.sum(1).abs(), errors.abs().amax(1))
+    warn_if_incomplete(estimator, largest, accepted, from_zero=from_zero)
     return credits
 
 
@@ -167,8 +170,8 @@ def warn_if_incomplete(
         return
     worst = error[missed].abs().max().item()
     message = (
-        f"the credits of {int(missed.sum())} of {len(error)} targets miss their "
-        f"total by up to {worst:.2g} (column 'error') with the {estimator.name} estimator and "
+        f"the credits of {int(missed.sum())} of {len(error)} targets miss the change that they "
+        f"divide by up to {worst:.2g} (column 'error') with the {estimator.name} estimator and "
         f"{estimator.n_steps} steps; {advice}"
     )
     if from_zero:

@@ -58,13 +58,14 @@ def tidy_frame(data: LensData) -> pd.DataFrame:
 
 
 def _largest_error(data: LensData) -> np.ndarray:
-    """Return what the sum misses, or the estimated error of single credits where that is larger."""
+    """Return what the sum misses, or the largest error of a single credit where that is larger."""
     missing = data.completeness_error
-    estimated = data.statistics.get("credit_error")
-    if estimated is None:
-        return missing
-    largest = estimated.max(axis=1)
-    return np.where(np.abs(missing) < largest, largest, missing)
+    of_credits = np.abs(data.segment_error)
+    if "credit_error" in data.statistics:
+        of_credits = np.maximum(of_credits, data.statistics["credit_error"])
+    largest = of_credits.max(axis=1, initial=0)
+    # What both are of the same credits, up to rounding, keeps its sign.
+    return np.where(largest > np.abs(missing) * (1 + 1e-9), largest, missing)
 
 
 def onset_series(data: LensData, *, rule: str = "mass", fraction: float = 0.5) -> pd.Series:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.integrate import quad
 
-from iglens_tl import trace_prompt
+from iglens_tl import CompletenessWarning, trace_prompt
 from iglens_tl.lenses.estimators import credit_segments, resolve_estimator
 from iglens_tl.readout import (
     VALUES,
@@ -247,6 +247,20 @@ def test_what_is_seen_at_nodes_bounds_the_error_of_the_rule(n_nodes, name, place
     products = torch.from_numpy(integrand(points))[None, :, None]
     seen = error_seen(products, torch.full((1, n_nodes), 1e-16, dtype=torch.float64))
     assert true <= SAFETY * float(seen) + oracle + 1e-14 * size
+
+
+def test_errors_of_segments_that_cancel_in_their_sum_are_warned_of():
+    readout, chords = readout_with_bump(0.4, 0.05, 6, "none", torch.float64, seed=0)
+    row = torch.zeros(1, dtype=torch.long)
+    # To the bump and back: what the second segment loses is what the first has gained.
+    top = torch.lerp(chords.states[0], chords.states[1], 0.4)
+    states = (chords.states[0], top, chords.states[0])
+    points = [Point(str(number), state[None], row) for number, state in enumerate(states)]
+    levels = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
+    paper = resolve_estimator("riemann", n_steps=2, tolerance=None)
+    with pytest.warns(CompletenessWarning, match=r"1 of 1 targets .* divide by up to 0\.9"):
+        credits = credit_segments(readout, points, row, levels, VALUES["prob"], paper)
+    assert abs(float(credits.sum())) < 1e-9
 
 
 def test_segments_are_integrated_to_the_same_tolerance_alone_and_in_a_batch():

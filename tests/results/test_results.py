@@ -63,6 +63,9 @@ def test_errors_by_segment_are_what_values_miss_of_the_levels():
 
     changed = replace(result, levels=levels)
     np.testing.assert_allclose(changed.segment_error, [[0, -0.05, 0.05]], atol=1e-12)
+    # They cancel in the sum, which the table's column would not show.
+    np.testing.assert_allclose(changed.completeness_error, 0, atol=1e-12)
+    np.testing.assert_allclose(changed.to_frame()["error"], 0.05, atol=1e-12)
 
 
 @pytest.mark.parametrize(
