@@ -271,7 +271,7 @@ def test_attention_only_models_have_no_mlp_to_patch():
         model = build(**options)
         result = patch(model, corrupted=OTHER_END, site="attn_out")
         loop = patch_by_loop(model, "attn_out", into=OTHER_END)
-        assert_close_to(result.values, loop, dtype=torch.float32)
+        assert_close_to(result.values, loop)
         with pytest.raises(NotApplicableError, match="no mlp_out to replace; use attn_out"):
             patch(model, corrupted=OTHER_END, site="mlp_out")
         with pytest.raises(NotApplicableError, match="its blocks have attention only"):

@@ -230,7 +230,7 @@ def bump_model(place, width, height):
 
     Attention and MLP write constants, half of the update each and something opposite besides.
     """
-    model = native_bridge(n_layers=1, normalization_type=None)
+    model = native_bridge(n_layers=1, normalization_type=None).to(torch.float32)
     generator = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(torch.randn(32, 32, generator=generator))[0]
     logits, slopes = torch.randn(2, D_VOCAB, generator=generator)

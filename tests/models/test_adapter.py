@@ -73,11 +73,12 @@ def test_an_attention_only_model_has_only_attention_sublayers():
 def test_folding_a_hooked_transformer_changes_no_level(normalization_type):
     raw = native_hooked(normalization_type=normalization_type)
     folded = native_hooked(normalization_type=normalization_type)
+    # TransformerLens folds in float32, whatever the model computes in.
     folded.process_weights_(fold_ln=True, center_writing_weights=False, center_unembed=False)
     np.testing.assert_allclose(
         ig_lens(folded, IDS, baseline="zero").levels[:, 1:],
         ig_lens(raw, IDS).levels[:, 1:],
-        atol=1e-5,
+        atol=1e-4,
     )
 
 

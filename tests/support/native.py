@@ -1,4 +1,8 @@
-"""Models that a user builds directly in TransformerLens, without Hugging Face."""
+"""Models that a user builds directly in TransformerLens, without Hugging Face.
+
+They compute in float64: their large weights let rounding grow, in float32 by more than a thousand
+units in the last place of a logit, differently on every processor.
+"""
 
 from __future__ import annotations
 
@@ -48,4 +52,4 @@ def _randomize(model: Any) -> Any:
                 parameter.mul_(10.0)
             else:
                 parameter.copy_(0.35 * torch.randn_like(parameter))
-    return model
+    return model.to(torch.float64)
