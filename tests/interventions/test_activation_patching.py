@@ -96,7 +96,7 @@ def test_patches_equal_those_of_transformer_lens(toy_model, backend, site):
             lambda logits: logits[0, -1].log_softmax(-1)[ANSWER],
         )
     result = patch(model, site=site)
-    np.testing.assert_allclose(result.values, expected.numpy(), atol=1e-5, rtol=0)
+    assert_close_to(result.values, expected, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox_sequential", "mixtral"])

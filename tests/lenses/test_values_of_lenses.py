@@ -126,8 +126,9 @@ def test_levels_and_credits_of_every_value_are_those_of_plain_logits(
         expected = np.stack([plainly(kind, z, logits[-1], NEXT) for z in logits], axis=1)
         scale = max(1.0, abs(expected).max())
         found = np.concatenate([credits.baseline[:, None], credits.levels], axis=1)
-        np.testing.assert_allclose(found, expected, atol=1e-9 * scale, rtol=0)
-        np.testing.assert_allclose(credits.values, np.diff(expected), atol=1e-9 * scale, rtol=0)
+        # Two passes round some norms in float32 even here, and not always alike.
+        np.testing.assert_allclose(found, expected, atol=1e-7 * scale, rtol=0)
+        np.testing.assert_allclose(credits.values, np.diff(expected), atol=1e-7 * scale, rtol=0)
         np.testing.assert_allclose(credits.completeness_error, 0, atol=1e-12 * scale)
         if value in splits:
             of_layers = splits[value].by_layer().values
@@ -276,7 +277,8 @@ def test_the_value_of_a_sequence_is_hugging_faces_log_probability(toy_model, hf_
     np.testing.assert_allclose(result.completeness_error, 0, atol=1e-12)
 
 
-def test_every_text_of_a_batch_has_a_sequence_of_its_own(toy):
+def test_every_text_of_a_batch_has_a_sequence_of_its_own(toy_model):
+    toy = toy_model("llama", "bridge", "float64")
     prompts, answers = [IDS[:3], IDS[4:6]], [IDS[3:5], IDS[6:10]]
     options = {"value": "sequence_logprob"}
     batch = ig_lens(toy, prompts, answer=answers, **options)
@@ -284,7 +286,7 @@ def test_every_text_of_a_batch_has_a_sequence_of_its_own(toy):
     for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         alone = ig_lens(toy, prompt, answer=answer, **options)
         found = batch.for_prompt(index)
-        np.testing.assert_allclose(found.values, alone.values, atol=1e-5)
+        assert_close_to(found.values, alone.values, tolerance=1e-6)
         assert found.targets == alone.targets
 
 

@@ -77,7 +77,7 @@ def test_all_coalitions_give_what_each_gives_alone(toy_model, name, backend, dty
     assert states.dtype == adapter.readout.dtype
     expected = one_by_one(adapter, IDS, ALL, POSITIONS)
     tolerance = 1e-5 if dtype == "float32" else 1e-6  # some norms compute in float32 anyway
-    torch.testing.assert_close(states, expected, atol=tolerance, rtol=0)
+    assert_close_to(states, expected, tolerance=tolerance)
 
 
 @pytest.mark.parametrize(("name", "backend"), EVERY_MODEL)

@@ -89,8 +89,9 @@ def test_beside_other_lenses_it_gives_what_it_gives_alone(toy, random_translator
     comparison = compare(toy, IDS, lenses={"logit_lens": {}, "tuned_lens": {"lens": translators}})
     by_name = {result.lens: result for result in comparison.results}
     alone = tuned_lens(toy, IDS, lens=translators)
-    np.testing.assert_allclose(by_name["tuned_lens"].values, alone.values, atol=1e-7)
-    np.testing.assert_allclose(by_name["logit_lens"].values, logit_lens(toy, IDS).values, atol=1e-7)
+    assert_close_to(by_name["tuned_lens"].values, alone.values, dtype=torch.float32)
+    plain = logit_lens(toy, IDS).values
+    assert_close_to(by_name["logit_lens"].values, plain, dtype=torch.float32)
     assert_far_from(by_name["logit_lens"].values, alone.values)
     assert alone.provenance.options["fingerprint"] == translators.fingerprint
 
@@ -99,7 +100,8 @@ def test_a_lens_without_bias_and_one_in_half_precision_apply(toy, random_transla
     translators = random_translators(bias=False)
     zero_bias = dataclasses.replace(translators, bias=torch.zeros(3, 32))
     expected = tuned_lens(toy, IDS, lens=zero_bias).values
-    np.testing.assert_allclose(tuned_lens(toy, IDS, lens=translators).values, expected, atol=1e-7)
+    without = tuned_lens(toy, IDS, lens=translators).values
+    assert_close_to(without, expected, dtype=torch.float32)
     half = tuned_lens(toy, IDS, lens=translators.to(torch.float16)).values
     np.testing.assert_allclose(half, expected, atol=2e-3)
 

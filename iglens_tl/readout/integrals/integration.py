@@ -157,8 +157,8 @@ class Integration:
         ends: Ends,
         limits: Tensor,
         must: Tensor | None = None,
-    ) -> Tensor:
-        """Add the intervals whose error is accepted; return the numbers of the others.
+    ) -> tuple[Tensor, Tensor]:
+        """Add the intervals whose error is accepted.
 
         Args:
             intervals: The intervals.
@@ -167,8 +167,13 @@ class Integration:
             ends: What is known of the intervals' ends.
             limits: `[interval]`, the accepted error.
             must: `[interval]`, whether it is added whatever its error; None for none of them.
+
+        Returns:
+            The numbers of the intervals that are left, and whether twice the nodes should do for
+            them.
         """
         added = torch.zeros_like(limits, dtype=torch.bool) if must is None else must.clone()
+        is_near = torch.zeros_like(added)
         for block in blocks_of(self.rows, len(intervals), len(unit)):
             part, part_ends = intervals.select(block), ends.select(block)
             nodes, speed = self._places(part, unit)
@@ -189,9 +194,12 @@ class Integration:
                 added[block] |= (missing.abs() <= torch.maximum(limit, own.floor)) & (
                     own.seen + unseen <= of_parts
                 )
+                # Twice the nodes square what is left of a series that falls geometrically.
+                is_near[block] = own.seen**2 + unseen * own.moved <= of_parts * own.moved
                 self.errors.add(part.chord, own, unseen, missing, added[block])
             self._add(nodes, measure * added[block, None], found)
-        return (~added).nonzero().squeeze(-1)
+        left = (~added).nonzero().squeeze(-1)
+        return left, is_near[left]
 
     def ends_of(self, intervals: Intervals) -> Ends:
         """Evaluate the value at the ends of intervals."""

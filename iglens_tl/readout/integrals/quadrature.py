@@ -64,10 +64,11 @@ def integrate_adaptive(
 ) -> ChordIntegrals:
     """Integrate by Gauss–Legendre quadrature, refining where the tolerance is missed.
 
-    Few nodes do for most chords; where they miss, the chord gets `n_nodes`, then is bisected. The
-    nodes are those of a parameter in which the norm is smooth (`ChordRows.places`), because a norm
-    makes the readout insensitive to length: between the zero vector and a state all change happens
-    within about sqrt(eps) of zero.
+    Few nodes do for most chords. Where they miss, twice as many are tried if these should do for
+    most of what is left, then `n_nodes`; then the chord is bisected. The nodes are those of a
+    parameter in which the norm is smooth (`ChordRows.places`), because a norm makes the readout
+    insensitive to length: between the zero vector and a state all change happens within about
+    sqrt(eps) of zero.
 
     An interval is accepted if the integral of the slope reproduces the change of the value, and
     with `gradients` also if the gradients' products with fixed random directions are resolved by
@@ -93,12 +94,23 @@ def integrate_adaptive(
     limits = torch.as_tensor(tolerance, dtype=torch.float64).expand(len(chords))
 
     def run(integration: Integration, limit: Tensor) -> None:
-        intervals, ends = Intervals.whole(limit), integration.ends
-        for n in sorted({min(_NODES_AT_FIRST, n_nodes), n_nodes}):
-            missed = integration.add_accepted(
-                intervals, *_gauss_legendre(n, limit.device), ends, limit[intervals.chord]
+        whole, first = Intervals.whole(limit), min(_NODES_AT_FIRST, n_nodes)
+
+        def add(index: Tensor, n: int) -> tuple[Tensor, Tensor]:
+            rule = _gauss_legendre(n, limit.device)
+            missed, is_near = integration.add_accepted(
+                whole.select(index), *rule, integration.ends.select(index), limit[index]
             )
-            intervals, ends = intervals.select(missed), ends.select(missed)
+            return index[missed], is_near
+
+        missed, is_near = add(whole.chord, first)
+        # For a few chords, a rule of their own costs more than the nodes that it saves.
+        if n_nodes > 2 * first and 2 * int(is_near.sum()) > len(missed):
+            again, _ = add(missed[is_near], 2 * first)
+            missed = torch.cat([missed[~is_near], again])
+        if n_nodes > first:
+            missed, _ = add(missed, n_nodes)
+        intervals = whole.select(missed)
         left = torch.full_like(limit, _MAX_INTERVALS_PER_CHORD)
         while len(intervals):
             intervals = intervals.halves()
@@ -106,7 +118,7 @@ def integrate_adaptive(
             left.index_add_(0, intervals.chord, -torch.ones_like(intervals.low))
             # Errors of intervals add up, and a chord may end in some of them.
             accepted, is_last = limit[intervals.chord] / 8, left[intervals.chord] <= 0
-            missed = integration.add_accepted(
+            missed, _ = integration.add_accepted(
                 intervals, *_gauss_legendre(n_nodes, limit.device), ends, accepted, is_last
             )
             intervals = intervals.select(missed)
