@@ -76,7 +76,7 @@ def train(
         loaded = backend.load(model, messages)
         from iglens_tl.models import adapt
         from iglens_tl.tuning import evaluate_tuned_lens, pack_texts, train_tuned_lens
-        from iglens_tl.tuning.training import FILE
+        from iglens_tl.tuning.checkpoint import FILE
 
         adapter = adapt(loaded)
         sequences = pack_texts(adapter, texts, seq_len=seq_len, pack=pack)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from iglens_tl.cli.app import app
 from iglens_tl.cli.tuned_lens import read_texts
 from iglens_tl.tuning import load_translators
-from iglens_tl.tuning.training import FILE
+from iglens_tl.tuning.checkpoint import FILE
 
 COLUMNS = ["segment", "kl_logit_lens", "kl_tuned_lens", "ce_logit_lens", "ce_tuned_lens"]
 

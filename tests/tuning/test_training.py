@@ -17,7 +17,8 @@ from iglens_tl.tuning import (
     evaluate_tuned_lens,
 )
 from iglens_tl.tuning import sequences as sequences_module
-from iglens_tl.tuning.training import FILE, Trainer
+from iglens_tl.tuning.checkpoint import FILE
+from iglens_tl.tuning.training import Trainer
 from tests.support.cases import EVERY_MODEL, IDS
 from tests.support.closeness import assert_close_to, assert_far_from, assert_identical
 from tests.support.divergence import plain_divergence
