@@ -63,9 +63,9 @@ def test_patches_equal_a_plain_loop_of_hooks(toy_model, name, backend):
     n_hooks = hook_count(model)
     for site in ("attn_out", "mlp_out"):
         result = patch(model, site=site)
-        np.testing.assert_allclose(result.values, patch_by_loop(model, site), atol=1e-5, rtol=0)
-        assert result.clean_value == pytest.approx(logprob_after(model, CLEAN), abs=1e-5)
-        assert result.corrupted_value == pytest.approx(logprob_after(model, CORRUPTED), abs=1e-5)
+        assert_close_to(result.values, patch_by_loop(model, site), dtype=torch.float32)
+        for found, text in ((result.clean_value, CLEAN), (result.corrupted_value, CORRUPTED)):
+            assert_close_to(found, logprob_after(model, text), dtype=torch.float32)
     assert hook_count(model) == n_hooks
 
 
@@ -74,7 +74,7 @@ def test_noising_is_denoising_with_the_runs_exchanged(toy_model, backend):
     model = toy_model("gpt2", backend)
     result = patch(model, direction="noising")
     loop = patch_by_loop(model, "resid_post", into=CLEAN, taken_from=CORRUPTED)
-    np.testing.assert_allclose(result.values, loop, atol=1e-5, rtol=0)
+    assert_close_to(result.values, loop, dtype=torch.float32)
     exchanged = patch(model, CORRUPTED, CLEAN)
     assert_close_to(result.values, exchanged.values, dtype=torch.float32)
     assert_close_to(result.clean_value, exchanged.corrupted_value, dtype=torch.float32)
@@ -107,7 +107,7 @@ def test_states_inside_a_block_are_patched_alike_on_both_model_classes(toy_model
     for backend in BACKENDS:
         model = toy_model(name, backend)
         result = patch(model, site="resid_mid")
-        np.testing.assert_allclose(result.values, expected, atol=1e-5, rtol=0)
+        assert_close_to(result.values, expected, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "granite", "olmo2"])
@@ -222,7 +222,8 @@ def test_hooks_of_the_user_stay_active(toy_folder, backend, place):
     plain = patch(model)
     model.add_hook(f"blocks.1.hook_{place}", lambda states, hook: states + 0.5)
     result = patch(model)
-    np.testing.assert_allclose(result.values, patch_by_loop(model, "resid_post"), atol=1e-5, rtol=0)
+    expected = patch_by_loop(model, "resid_post")
+    assert_close_to(result.values, expected, dtype=torch.float32)
     assert abs(result.values - plain.values).max() > 1e-3
     assert hook_count(model) == 1
 
