@@ -164,11 +164,8 @@ class Trace:
     @cached_property
     def texts(self) -> tuple[Text, ...]:
         """The texts, for people."""
-        # Tokens repeat, and to ask a tokenizer takes as long as a small model takes for a token.
-        known = {token for request in self.requests for token in request.ids}
-        strings = {token: token_string(self.adapter, token) for token in known}
         return tuple(
-            Text(request.ids, tuple(strings[token] for token in request.ids))
+            Text(request.ids, tuple(token_string(self.adapter, token) for token in request.ids))
             for request in self.requests
         )
 

@@ -30,6 +30,7 @@ LAYERS = [
     "interventions",
     "resume",
     "evaluation",
+    "corpus",
     "cli",
 ]
 OWNERS = {"transformer_lens": "models", "plotly": "views", "jinja2": "views", "typer": "cli"}

@@ -11,6 +11,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -112,6 +113,10 @@ def place(tmp_path, toy_folder) -> Path:
     prompts = [f"The capital of {country} is" for country in ("Vietnam", "France", "Peru")]
     (folder / "prompts.txt").write_text("\n".join(prompts))
     (folder / "text.txt").write_text("w1 w2 w3 w4 w5")
+    (folder / "texts.jsonl").write_text('{"text": "The river froze."}\n"It rained."\n')
+    (folder / "data").mkdir()
+    written = {"body": ["It rained."], "year": [1990], "author": ["Anna"]}
+    pd.DataFrame(written).to_parquet(folder / "data" / "a.parquet")
     return folder
 
 

@@ -12,6 +12,7 @@ import typer
 from iglens_tl import __version__
 from iglens_tl.cli.compare import compare
 from iglens_tl.cli.components import components
+from iglens_tl.cli.corpus import app as corpus
 from iglens_tl.cli.lenses import lenses
 from iglens_tl.cli.report import report
 from iglens_tl.cli.run import run
@@ -31,6 +32,7 @@ app.command()(compare)
 app.command()(lenses)
 app.command()(report)
 app.command()(validate)
+app.add_typer(corpus)
 app.add_typer(tuned_lens)
 
 

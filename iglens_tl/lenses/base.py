@@ -181,7 +181,7 @@ def measure(trace: Measured, lenses: Sequence[Lens], *, skip_inapplicable: bool 
     trace.collect(lens.needs(trace.adapter) for lens in bound.values())
     shared_passes = trace.n_forward_passes - before
     points = {index: lens.points(trace) for index, lens in bound.items()}
-    readings = _read(trace, list(bound.values()), [p for own in points.values() for p in own])
+    readings = _read(trace, [(bound[index], own) for index, own in points.items()])
     shared_seconds = time.perf_counter() - start
     results: list[LensResult] = []
     costs: list[Cost] = []
@@ -243,8 +243,16 @@ def state_point(trace: Trace, site: str) -> Point:
     return Point(site, trace.states[site], trace.target_rows)
 
 
-def _read(trace: Trace, lenses: Sequence[Lens], wanted: Sequence[Point]) -> dict[str, Reading]:
-    points = {point.key: point for point in wanted}
+def _read(trace: Trace, wanted: Sequence[tuple[Lens, Sequence[Point]]]) -> dict[str, Reading]:
+    """Read the points of all lenses; ranks and statistics only where a lens asks for them."""
+    points: dict[str, Point] = {}
+    lenses = [lens for lens, _ in wanted]
+    for lens, own in wanted:
+        for point in own:
+            known = points.get(point.key)
+            is_ranked = point.ranked and (lens.top_tokens > 0 or lens.statistics)
+            is_ranked |= known is not None and known.ranked
+            points[point.key] = replace(point, ranked=is_ranked)
     reference = None
     if any(lens.statistics for lens in lenses):
         reference = trace.adapter.post_site(trace.adapter.n_layers - 1)

@@ -4,6 +4,7 @@ from iglens_tl.prompts.files import read_prompts as read_prompts
 from iglens_tl.prompts.prompt import PromptLike as PromptLike
 from iglens_tl.prompts.prompt import as_plain_list as as_plain_list
 from iglens_tl.prompts.prompt import as_prompts as as_prompts
+from iglens_tl.prompts.prompt import encode_prompt as encode_prompt
 from iglens_tl.prompts.requests import Request as Request
 from iglens_tl.prompts.requests import Tokens as Tokens
 from iglens_tl.prompts.requests import bind_value as bind_value

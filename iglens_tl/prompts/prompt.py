@@ -95,6 +95,40 @@ def naming_prompt(index: int, *, of_batch: bool = True) -> Iterator[None]:
         raise type(error)(f"prompt {index} of the batch: {error}") from error
 
 
+def encode_prompt(
+    adapter: ModelAdapter, prompt: SinglePrompt, *, prepend_bos: bool | None = None
+) -> Prompt:
+    """Tokenise one prompt, however long it is.
+
+    Args:
+        adapter: The model.
+        prompt: A text, chat messages or token ids.
+        prepend_bos: As in `as_prompts`.
+
+    Raises:
+        TypeError: For anything else.
+        ValueError: For an empty prompt, or unknown token ids.
+    """
+    if isinstance(prompt, str):
+        if not prompt:
+            raise ValueError("the prompt is empty; give at least one token of text")
+        ids, text = encode_text(adapter, prompt, prepend_bos=prepend_bos), prompt
+    else:
+        if isinstance(prompt, (torch.Tensor, np.ndarray)) and _is_numeric(prompt):
+            elements = _integers(prompt) if prompt.ndim else None
+        else:
+            elements = as_plain_list(prompt)
+        if elements and isinstance(elements[0], Mapping):
+            text = render_chat(adapter, _messages(elements))
+            ids = encode_rendered(adapter, text)
+        else:
+            ids = _token_ids(adapter, prompt, elements)
+            text = None if adapter.tokenizer is None else decode(adapter, ids)
+    if not ids:
+        raise ValueError("the prompt has no tokens; give at least one token of text")
+    return Prompt(tuple(ids), text)
+
+
 def check_length(adapter: ModelAdapter, length: int, what: str) -> None:
     """Raise a `ValueError` if a text does not fit into the model's context."""
     if length > adapter.n_ctx:
@@ -159,25 +193,9 @@ def _is_batch(prompt: Any) -> bool:
 
 
 def _as_prompt(adapter: ModelAdapter, prompt: Any, prepend_bos: bool | None) -> Prompt:
-    if isinstance(prompt, str):
-        if not prompt:
-            raise ValueError("the prompt is empty; give at least one token of text")
-        ids, text = encode_text(adapter, prompt, prepend_bos=prepend_bos), prompt
-    else:
-        if isinstance(prompt, (torch.Tensor, np.ndarray)) and _is_numeric(prompt):
-            elements = _integers(prompt) if prompt.ndim else None
-        else:
-            elements = as_plain_list(prompt)
-        if elements and isinstance(elements[0], Mapping):
-            text = render_chat(adapter, _messages(elements))
-            ids = encode_rendered(adapter, text)
-        else:
-            ids = _token_ids(adapter, prompt, elements)
-            text = None if adapter.tokenizer is None else decode(adapter, ids)
-    if not ids:
-        raise ValueError("the prompt has no tokens; give at least one token of text")
-    check_length(adapter, len(ids), "the prompt")
-    return Prompt(tuple(ids), text)
+    encoded = encode_prompt(adapter, prompt, prepend_bos=prepend_bos)
+    check_length(adapter, len(encoded.ids), "the prompt")
+    return encoded
 
 
 def _messages(messages: Sequence[Any]) -> Sequence[Mapping[str, Any]]:

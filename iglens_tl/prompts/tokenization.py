@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iglens_tl.models.adapter import ModelAdapter
+
+_strings: weakref.WeakKeyDictionary[Any, dict[int, str]] = weakref.WeakKeyDictionary()
 
 _STOP_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<end_of_turn>")
 
@@ -79,9 +82,13 @@ def token_string(adapter: ModelAdapter, token_id: int) -> str:
     """Return a token as it looks inside a text, with its leading space."""
     if adapter.tokenizer is None:
         return f"<{token_id}>"
-    # Some tokenizers drop the space of the first token, so the second of two is read.
-    once, twice = decode(adapter, [token_id]), decode(adapter, [token_id, token_id])
-    return twice[len(once) :] if twice.startswith(once) else once
+    # To ask a tokenizer takes as long as a small model takes for a token.
+    known = _strings.setdefault(adapter.tokenizer, {})
+    if token_id not in known:
+        # Some tokenizers drop the space of the first token, so the second of two is read.
+        once, twice = decode(adapter, [token_id]), decode(adapter, [token_id, token_id])
+        known[token_id] = twice[len(once) :] if twice.startswith(once) else once
+    return known[token_id]
 
 
 def stop_ids(adapter: ModelAdapter) -> set[int]:

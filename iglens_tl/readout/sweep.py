@@ -138,8 +138,8 @@ class _Pass:
         scratch = None
         for tile in vocabulary_tiles(self.readout, self.rows):
             logits = _to_logits(self.readout, tile)
-            if scratch is None or scratch.shape != logits.shape:
-                scratch = torch.empty_like(logits)
+            if scratch is None or scratch.shape[1] != logits.shape[1]:
+                scratch = logits.new_empty(self.n_ranked, logits.shape[1])
             found, columns = tile.find(self.pair_tokens)
             at_targets = logits[self.pair_rows[found], columns]
             self.target_logits[found] = at_targets.double()
@@ -160,10 +160,15 @@ class _Pass:
         self.total.mul_(decay)
         self.maximum = maximum
         shifted = torch.sub(logits, maximum[:, None], out=logits)
-        weights = torch.clamp_min(shifted, SMALLEST_EXPONENT, out=scratch).exp_()
+        first = 0
         if self.divergence is not None:
-            self.divergence.add(shifted[: self.n_ranked], weights[: self.n_ranked])
-        self.total.add_(weights.sum(1))
+            first = self.n_ranked
+            weights = torch.clamp_min(shifted[:first], SMALLEST_EXPONENT, out=scratch).exp_()
+            self.divergence.add(shifted[:first], weights)
+            self.total[:first].add_(weights.sum(1))
+        # Further memory would cost more than the arithmetic.
+        weights = shifted[first:].clamp_min_(SMALLEST_EXPONENT).exp_()
+        self.total[first:].add_(weights.sum(1))
 
     def _readings(self) -> list[dict[str, Tensor]]:
         """Return the fields of every part's reading, with a row for each of its targets."""
@@ -207,7 +212,7 @@ class _Pass:
         self, logits: Tensor, scratch: Tensor, found: Tensor, at_targets: Tensor
     ) -> None:
         if self.one_pair_per_row:
-            by_pair, flags = logits[: self.n_ranked], scratch[: self.n_ranked]
+            by_pair, flags = logits[: self.n_ranked], scratch
         else:
             by_pair = logits[self.ranked_rows]
             flags = torch.empty_like(by_pair)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from iglens_tl.results.data import LensData
 from iglens_tl.results.onset import onset_index
@@ -26,7 +27,7 @@ def wide_frame(data: LensData) -> pd.DataFrame:
         "delta": data.final - data.baseline,
         "final": data.final,
         "baseline": data.baseline,
-        "error": _largest_error(data),
+        "error": largest_error(data),
         "onset": onset_series(data),
     }
     for column in summary_columns(data):
@@ -57,7 +58,14 @@ def tidy_frame(data: LensData) -> pd.DataFrame:
     return frame
 
 
-def _largest_error(data: LensData) -> np.ndarray:
+def onset_series(data: LensData, *, rule: str = "mass", fraction: float = 0.5) -> pd.Series:
+    """Return the onset segment of every target; see `iglens_tl.results.onset`."""
+    index = onset_index(data, rule=rule, fraction=fraction)
+    labels = np.array(data.segments, dtype=object)[index]
+    return pd.Series(labels, index=target_index(data), name="onset", dtype=object)
+
+
+def largest_error(data: LensData) -> Float[np.ndarray, " target"]:
     """Return what the sum misses, or the largest error of a single credit where that is larger."""
     missing = data.completeness_error
     of_credits = np.abs(data.segment_error)
@@ -66,13 +74,6 @@ def _largest_error(data: LensData) -> np.ndarray:
     largest = of_credits.max(axis=1, initial=0)
     # What both are of the same credits, up to rounding, keeps its sign.
     return np.where(largest > np.abs(missing) * (1 + 1e-9), largest, missing)
-
-
-def onset_series(data: LensData, *, rule: str = "mass", fraction: float = 0.5) -> pd.Series:
-    """Return the onset segment of every target; see `iglens_tl.results.onset`."""
-    index = onset_index(data, rule=rule, fraction=fraction)
-    labels = np.array(data.segments, dtype=object)[index]
-    return pd.Series(labels, index=target_index(data), name="onset", dtype=object)
 
 
 def target_index(data: LensData) -> pd.MultiIndex:

@@ -1,0 +1,357 @@
+"""From some texts to rows: one for each target, with what every lens found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from iglens_tl.arguments import Count
+from iglens_tl.corpus.kinds import kinds_of
+from iglens_tl.corpus.sources import Entry
+from iglens_tl.corpus.windows import Window, windows_of
+from iglens_tl.lenses.assembly import assemble_levels
+from iglens_tl.lenses.base import Lens, measure, state_point
+from iglens_tl.lenses.level import LevelLens
+from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.models.batching import shared_passes
+from iglens_tl.prompts import Request, encode_prompt, token_string
+from iglens_tl.readout import Point, Reading, ValueLike
+from iglens_tl.results.frames import largest_error
+from iglens_tl.results.lens import LensResult
+from iglens_tl.results.onset import onset_index
+from iglens_tl.trace import Needs, Trace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LONG = {
+    "split": "cut into windows that overlap, so that every token is a target once",
+    "truncate": "cut off",
+    "reject": "not measured",
+}
+"""What is done with texts that are longer than the model takes."""
+
+REJECTED = b"iglens_tl.rejected"
+"""The key of a table's metadata under which the texts stand that are not in it."""
+
+FINAL = "final_state"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is measured of every text.
+
+    Attributes:
+        lenses: The lenses by label. The first is additive; its credits are the column `credits`,
+            and the others' numbers stand under their labels.
+        max_length: The longest stretch of tokens that the model reads at once; None for its own
+            context.
+        long: What is done with longer texts, one of `LONG`.
+        overlap: How many tokens before its targets a window repeats; None for a quarter of
+            `max_length`.
+        prepend_bos: Whether texts begin with the beginning-of-sequence token; None for the model's
+            default.
+        tokens_per_pass: How many tokens a forward pass has at most, padding included.
+    """
+
+    lenses: Mapping[str, Lens]
+    max_length: int | None = None
+    long: str = "split"
+    overlap: int | None = None
+    prepend_bos: bool | None = None
+    tokens_per_pass: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            ValueError: For an option that does not exist or does not fit the others.
+        """
+        if not self.lenses or not next(iter(self.lenses.values())).additive:
+            raise ValueError(
+                "the first lens of a corpus has to be additive, such as ig_lens: its credits are "
+                "what the rows hold"
+            )
+        taken = [name for name in self.lenses if name in COLUMNS]
+        if taken:
+            raise ValueError(f"a lens cannot be called {taken[0]!r}, as a column of its own is")
+        if self.long not in LONG:
+            raise ValueError(f"unknown long {self.long!r}; choose one of {', '.join(LONG)}")
+        for name, least in (("max_length", 2), ("overlap", 1), ("tokens_per_pass", 1)):
+            number = getattr(self, name)
+            is_count = isinstance(number, int) and not isinstance(number, bool)
+            if number is not None and not (is_count and number >= least):
+                raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
+
+    def length(self, adapter: ModelAdapter) -> int:
+        """Return how many tokens a model reads at once.
+
+        Raises:
+            ValueError: If the model does not take as many, or windows would not move on.
+        """
+        length = self.max_length or adapter.n_ctx
+        if length > adapter.n_ctx:
+            raise ValueError(
+                f"max_length is {length}, but {adapter.name} takes at most {adapter.n_ctx} tokens"
+            )
+        if self.long == "split" and self.steps_back(length) > length - 2:
+            raise ValueError(
+                f"an overlap of {self.steps_back(length)} leaves windows of {length} tokens "
+                "no target; give a smaller overlap"
+            )
+        return length
+
+    def steps_back(self, length: int) -> int:
+        """Return how many tokens a window repeats."""
+        return max(1, length // 4) if self.overlap is None else self.overlap
+
+    def described(self) -> dict[str, Any]:
+        """Return the options as JSON can hold them, for the manifest."""
+        lenses = {
+            label: [lens.name, lens.describe_options()] for label, lens in self.lenses.items()
+        }
+        options = ("max_length", "long", "overlap", "prepend_bos", "tokens_per_pass")
+        return {"lenses": lenses, **{name: getattr(self, name) for name in options}}
+
+
+COLUMNS = (
+    "text",
+    "window",
+    "position",
+    "token_id",
+    "token",
+    "kind",
+    "final",
+    "baseline",
+    "error",
+    "onset",
+    "logprob",
+    "rank",
+    "entropy",
+    "credits",
+)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A window of a text that is to be measured."""
+
+    entry: Entry
+    window: Window
+    kinds: Sequence[str] = field(repr=False)
+
+    @property
+    def request(self) -> Request:
+        targets = self.window.targets
+        ids = self.window.ids
+        return Request(ids, tuple(targets), tuple(ids[place + 1] for place in targets))
+
+
+class Measurer:
+    """A model with what is measured of it.
+
+    Attributes:
+        adapter: The model.
+        measurement: What is measured.
+        keep: The names of the columns that are carried along.
+    """
+
+    def __init__(
+        self, adapter: ModelAdapter, measurement: Measurement, *, keep: Sequence[str] = ()
+    ) -> None:
+        self.adapter, self.measurement, self.keep = adapter, measurement, tuple(keep)
+        self.length = measurement.length(adapter)
+        self.lenses = {**measurement.lenses, FINAL: _FinalState()}
+        for lens in self.lenses.values():
+            lens.bind(adapter)  # before any text is read
+        tokenizer = adapter.tokenizer
+        self._special = frozenset(getattr(tokenizer, "all_special_ids", ()))
+        self._bos = getattr(tokenizer, "bos_token_id", None)
+
+    def segments(self) -> dict[str, list[str]]:
+        """Return the segments of each lens's numbers.
+
+        Raises:
+            ValueError: For a lens whose segments depend on the text, so that they fill no column.
+        """
+        found = []
+        for ids in ((0, 1, 0), (0, 1, 0, 1)):
+            places = range(len(ids) - 1)
+            trace = Trace(self.adapter, [Request(ids, tuple(places), ids[1:])])
+            results = measure(trace, list(self.measurement.lenses.values())).results
+            found.append([list(result.segments) for result in results])
+        for label, first, second in zip(self.measurement.lenses, *found, strict=True):
+            if first != second:
+                raise ValueError(
+                    f"lens {label!r} has other segments for every text, which fill no column of a "
+                    "corpus; split by layer, sublayer or head"
+                )
+        return dict(zip(self.measurement.lenses, found[0], strict=True))
+
+    def __call__(self, entries: Iterable[Entry]) -> pa.Table:
+        """Measure some texts.
+
+        Returns:
+            A row for each target, in the order of the texts; the texts that have none stand in the
+            metadata (`rejected_texts`).
+        """
+        rejected: dict[int, tuple[Entry, str]] = {}
+        pieces: list[_Piece] = []
+        for entry in entries:
+            try:
+                pieces += self._pieces(entry)
+            # Whatever a tokenizer or a chat template raises concerns this text alone.
+            except Exception as error:
+                rejected[entry.text] = (entry, _in_one_line(error))
+        found: list[_Rows] = []
+        texts = [piece.window.ids for piece in pieces]
+        limit = self.measurement.tokens_per_pass
+        for batch in shared_passes(self.adapter, texts, tokens_per_pass=limit) if texts else ():
+            chosen = [pieces[index] for index in batch]
+            found += self._measured(chosen, rejected)
+        # A text one of whose windows failed is not there at all.
+        rows = [rows for rows in found if rows.piece.entry.text not in rejected]
+        rows.sort(key=lambda rows: (rows.piece.entry.text, rows.piece.window.number))
+        return self._table(rows, [rejected[text] for text in sorted(rejected)])
+
+    def _pieces(self, entry: Entry) -> list[_Piece]:
+        if entry.content is None or entry.content == "" or entry.content == []:
+            raise ValueError("it is empty")
+        options = self.measurement
+        prompt = encode_prompt(self.adapter, entry.content, prepend_bos=options.prepend_bos)
+        ids = prompt.ids
+        if len(ids) < 2:
+            raise ValueError("it is a single token, which has no next one")
+        if len(ids) > self.length and options.long == "reject":
+            raise ValueError(f"it has {len(ids)} tokens, more than {self.length}")
+        if len(ids) > self.length and options.long == "truncate":
+            ids = ids[: self.length]
+        kinds = kinds_of([token_string(self.adapter, token) for token in ids], ids, self._special)
+        windows = windows_of(
+            ids,
+            length=self.length,
+            overlap=options.steps_back(self.length),
+            has_bos=ids[0] == self._bos,
+        )
+        return [_Piece(entry, window, kinds) for window in windows]
+
+    def _measured(
+        self, pieces: list[_Piece], rejected: dict[int, tuple[Entry, str]]
+    ) -> list[_Rows]:
+        try:
+            trace = Trace(self.adapter, [piece.request for piece in pieces])
+            results = measure(trace, list(self.lenses.values())).results
+        except ValueError as error:
+            if len(pieces) > 1:  # one text must not take others with it
+                return [rows for piece in pieces for rows in self._measured([piece], rejected)]
+            rejected[pieces[0].entry.text] = (pieces[0].entry, _in_one_line(error))
+            return []
+        named = dict(zip(self.lenses, results, strict=True))
+        ends = np.cumsum([len(piece.window.targets) for piece in pieces])
+        starts = ends - [len(piece.window.targets) for piece in pieces]
+        columns = self._columns(named)
+        return [
+            _Rows(piece, {name: column[start:end] for name, column in columns.items()})
+            for piece, start, end in zip(pieces, starts, ends, strict=True)
+        ]
+
+    def _columns(self, results: Mapping[str, LensResult]) -> dict[str, np.ndarray]:
+        final = results[FINAL]
+        assert final.ranks is not None
+        main, *others = self.measurement.lenses
+        credited = results[main]
+        columns = {
+            "final": credited.final,
+            "baseline": credited.baseline,
+            "error": largest_error(credited),
+            "onset": onset_index(credited),
+            "logprob": final.final,
+            "rank": final.ranks[:, -1],
+            "entropy": final.statistics["entropy"][:, -1],
+            "credits": credited.values,
+        }
+        for label in others:
+            columns[label] = results[label].values
+            if results[label].additive:
+                columns[f"{label}_error"] = largest_error(results[label])
+        return columns
+
+    def _table(self, rows: Sequence[_Rows], rejected: Sequence[tuple[Entry, str]]) -> pa.Table:
+        from iglens_tl.corpus.tables import build_table
+
+        n_targets = [len(part.piece.window.targets) for part in rows]
+        columns: dict[str, Any] = {
+            "text": np.repeat([part.piece.entry.text for part in rows], n_targets),
+            "window": np.repeat([part.piece.window.number for part in rows], n_targets),
+            "position": _joined([part.positions for part in rows]),
+            "token_id": _joined([part.piece.request.target_ids for part in rows]),
+            "kind": [part.piece.kinds[place + 1] for part in rows for place in part.positions],
+        }
+        columns["token"] = [token_string(self.adapter, token) for token in columns["token_id"]]
+        for name in rows[0].columns if rows else ():
+            columns[name] = np.concatenate([part.columns[name] for part in rows])
+        for place, name in enumerate(self.keep):
+            columns[name] = [
+                part.piece.entry.kept[place]
+                for part, n in zip(rows, n_targets, strict=True)
+                for _ in range(n)
+            ]
+        listed = [
+            {"text": entry.text, "where": entry.where, "reason": reason}
+            for entry, reason in rejected
+        ]
+        return build_table(columns, self.keep, {REJECTED: json.dumps(listed)})
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What was found of one window."""
+
+    piece: _Piece
+    columns: Mapping[str, np.ndarray]
+
+    @property
+    def positions(self) -> list[int]:
+        window = self.piece.window
+        return [place + window.shift for place in window.targets]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FinalState(LevelLens):
+    """The model's own prediction: the target's log-probability, its rank, the entropy."""
+
+    value: ValueLike = "logprob"
+    top_k: Count = 1
+
+    name: ClassVar[str] = FINAL
+    label: ClassVar[str] = "final state"
+    measures: ClassVar[str] = "What the model predicts."
+    cost: ClassVar[str] = "1 forward pass, a row of the unembedding"
+
+    def needs(self, adapter: ModelAdapter) -> Needs:
+        """Ask for the last state."""
+        return Needs((adapter.post_site(adapter.n_layers - 1),))
+
+    def points(self, trace: Trace) -> list[Point]:
+        """Return the last state."""
+        return [state_point(trace, self.needs(trace.adapter).sites[0])]
+
+    def measure(self, trace: Trace, readings: Mapping[str, Reading]) -> LensResult:
+        """Keep its level."""
+        (point,) = self.points(trace)
+        last = f"L{trace.adapter.n_layers - 1}"
+        return assemble_levels(
+            trace, lens=self, segments=[last], readings=[readings[point.key]], options={}
+        )
+
+
+def _joined(parts: Sequence[Sequence[int]]) -> list[int]:
+    return [number for part in parts for number in part]
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
