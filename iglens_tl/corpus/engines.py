@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from iglens_tl.corpus.folder import PartCounts, write_part
 from iglens_tl.corpus.manifest import describe_model
-from iglens_tl.corpus.measuring import Measurement, Measurer
+from iglens_tl.corpus.measurement import Measurement
+from iglens_tl.corpus.measuring import Measurer
 from iglens_tl.corpus.sources import Part, Source
 from iglens_tl.models import adapt
 from iglens_tl.models.adapter import Model, ModelAdapter

@@ -32,7 +32,8 @@ from iglens_tl.corpus.manifest import (
     require_equal,
     write_manifest,
 )
-from iglens_tl.corpus.measuring import Measurement, Measurer
+from iglens_tl.corpus.measurement import Measurement
+from iglens_tl.corpus.measuring import Measurer
 from iglens_tl.corpus.sources import Part, Source
 from iglens_tl.models import adapt
 from iglens_tl.models.adapter import Model

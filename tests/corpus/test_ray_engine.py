@@ -10,10 +10,8 @@ import pytest
 
 from iglens_tl import IGLens, load_model
 from iglens_tl.corpus import (
-    Columns,
     Measurement,
     RayEngine,
-    open_source,
     read_status,
     run_corpus,
 )
@@ -39,13 +37,6 @@ def cluster():
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(f"{text}\n" for text in TEXTS))
-    return open_source(path, columns=Columns())
 
 
 @pytest.fixture

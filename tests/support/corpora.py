@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from iglens_tl import IGLens
+from iglens_tl.corpus import Measurement, run_corpus
 from tests.support.closeness import assert_close_to
 
 TEXTS = [f"w{a} w{b} w{a + b} w{a * b % 60}" + " w5" * (a % 4) for a in range(3, 9) for b in (2, 7)]
@@ -40,3 +42,14 @@ def assert_same_corpus(folder, expected):
     assert names[0] == names[1]
     rejected = [pq.read_table(Path(each) / "rejected.parquet") for each in (folder, expected)]
     assert rejected[0].to_pylist() == rejected[1].to_pylist()
+
+
+def credits_of(**options) -> Measurement:
+    """Return the measurement of IG-Lens alone."""
+    return Measurement(lenses={"ig_lens": IGLens(top_k=0)}, **options)
+
+
+def run_folder(source, model, folder, measurement, **options):
+    """Measure a corpus and return its folder."""
+    run_corpus(source, model, folder, measurement, **options)
+    return folder
