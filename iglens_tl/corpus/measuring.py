@@ -11,7 +11,7 @@ import numpy as np
 
 from iglens_tl.arguments import Count
 from iglens_tl.corpus.kinds import kinds_of
-from iglens_tl.corpus.measurement import Measurement
+from iglens_tl.corpus.measurement import COLUMNS, Measurement
 from iglens_tl.corpus.sources import Entry
 from iglens_tl.corpus.windows import Window, windows_of
 from iglens_tl.lenses.assembly import assemble_levels
@@ -62,6 +62,12 @@ class Measurer:
     def __init__(
         self, adapter: ModelAdapter, measurement: Measurement, *, keep: Sequence[str] = ()
     ) -> None:
+        taken = [name for name in keep if name in (*COLUMNS, *measurement.lenses)]
+        if taken:
+            raise ValueError(
+                f"the column {taken[0]!r} cannot be carried along, as the corpus has one of that "
+                "name itself; give it another name in the source"
+            )
         self.adapter, self.measurement, self.keep = adapter, measurement, tuple(keep)
         self.length = measurement.length(adapter)
         self.lenses = {**measurement.lenses, FINAL: _FinalState()}
@@ -71,25 +77,27 @@ class Measurer:
         self._special = frozenset(getattr(tokenizer, "all_special_ids", ()))
         self._bos = getattr(tokenizer, "bos_token_id", None)
 
-    def segments(self) -> dict[str, list[str]]:
-        """Return the segments of each lens's numbers.
+    def describe_lenses(self) -> dict[str, dict[str, Any]]:
+        """Return the kind, the unit and the segments of each lens's numbers.
 
         Raises:
             ValueError: For a lens whose segments depend on the text, so that they fill no column.
         """
-        found = []
+        found: list[list[LensResult]] = []
         for ids in ((0, 1, 0), (0, 1, 0, 1)):
             places = range(len(ids) - 1)
             trace = Trace(self.adapter, [Request(ids, tuple(places), ids[1:])])
-            results = measure(trace, list(self.measurement.lenses.values())).results
-            found.append([list(result.segments) for result in results])
+            found.append([*measure(trace, list(self.measurement.lenses.values())).results])
         for label, first, second in zip(self.measurement.lenses, *found, strict=True):
-            if first != second:
+            if first.segments != second.segments:
                 raise ValueError(
                     f"lens {label!r} has other segments for every text, which fill no column of a "
                     "corpus; split by layer, sublayer or head"
                 )
-        return dict(zip(self.measurement.lenses, found[0], strict=True))
+        return {
+            label: {"kind": result.kind, "unit": result.unit, "segments": list(result.segments)}
+            for label, result in zip(self.measurement.lenses, found[0], strict=True)
+        }
 
     def __call__(self, entries: Iterable[Entry]) -> pa.Table:
         """Measure some texts.
