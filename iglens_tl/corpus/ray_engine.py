@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _BYTES_AHEAD = 2**26
 """How much of the object store tokenised texts take at most, for each worker."""
+
+_SECONDS_TO_ANSWER = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +125,11 @@ class RayEngine(Engine):
         # That an actor's arguments stand in the object store is reported as an error otherwise.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
+            _require_answer(self.address)
             ray.init(log_to_driver=False, logging_level="ERROR", **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             where = f"the cluster at {self.address!r}" if self.address else "a cluster here"
-            told = " ".join(str(error).split())
+            told = " ".join((getattr(error, "strerror", None) or str(error)).split())
             raise ValueError(f"Ray cannot reach {where}: {told:.200}") from error
 
     def _cpus(self, ray: Any) -> int | float:
@@ -202,6 +206,13 @@ def _row(entries: dict[str, Any], prepared: bytes | None = None) -> pa.Table:
     if prepared is not None:
         columns["prepared"] = pa.array([prepared], pa.large_binary())
     return pa.table(columns)
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise an `OSError` for a host that does not answer, which Ray itself finds out in minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
 
 
 def _ray() -> Any:

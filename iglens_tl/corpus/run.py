@@ -227,6 +227,7 @@ def _manifest(
 
 def _end(folder: Path, manifest: dict[str, Any], state: _Run) -> None:
     """Write what is known only now."""
+    remove_unfinished(folder)  # a worker may have been killed and another have done its part
     write_rejected(folder, read_rejected(folder, sorted(state.done)))
     progress = state.progress
     counts = {
