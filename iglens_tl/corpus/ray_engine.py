@@ -24,7 +24,7 @@ from iglens_tl.prompts import WithoutWeights
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BYTES_AHEAD = 2**26
+BYTES_AHEAD = 2**24
 """How much of the object store tokenised texts take at most, for each worker."""
 
 _SECONDS_TO_ANSWER = 5
@@ -88,7 +88,7 @@ class RayEngine(Engine):
         context.enable_progress_bars = False  # `report` tells more
         context.print_on_execution_start = False
         context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-            object_store_memory=_BYTES_AHEAD * workers
+            object_store_memory=BYTES_AHEAD * workers
         )
         # What goes wrong is told in one sentence; the whole of it stands in Ray's log files.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
