@@ -62,8 +62,8 @@ class RayEngine(Engine):
         """Yield what each part holds as soon as it is written.
 
         Raises:
-            ValueError: Without Ray, for a cluster that cannot be reached or has too few cores, and
-                for what goes wrong in an actor.
+            ValueError: Without Ray, for a cluster that cannot be reached, has too few cores or
+                lacks this package, and for what goes wrong in an actor.
         """
         if not parts:
             return
@@ -75,6 +75,14 @@ class RayEngine(Engine):
             self._connect(ray)
         try:
             yield from self._measured(ray, parts, source, prepare, work)
+        except ray.exceptions.RayTaskError:
+            raise  # an error of this package, of which all is to be seen
+        except ray.exceptions.RayError as error:
+            *_, told = filter(None, map(str.strip, str(error).splitlines()))
+            raise ValueError(
+                f"Ray gave up ({told:.200}); what was measured before is kept: give all nodes the "
+                "same packages and folders, and the same command goes on"
+            ) from error
         finally:
             if started_here:
                 ray.shutdown()
@@ -121,7 +129,9 @@ class RayEngine(Engine):
             yield PartCounts(row["number"], row["texts"], row["targets"], row["rejected"])
 
     def _connect(self, ray: Any) -> None:
-        options = {"address": self.address} if self.address else {"include_dashboard": False}
+        options: dict[str, Any] = {"address": self.address or "local"}
+        if not self.address:
+            options["include_dashboard"] = False
         # That an actor's arguments stand in the object store is reported as an error otherwise.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
