@@ -43,6 +43,8 @@ QUICK_TO_NOTICE = {
 def cluster():
     """Start a cluster of three nodes for all tests of the module: two of them have a core each."""
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    # Ray's processes give way to all others by default, such as the rest of the tests.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK_TO_NOTICE}
