@@ -63,6 +63,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.comparison
 	$(BIN)/python -m experiments.benchmarks.ragged
 	$(BIN)/python -m experiments.benchmarks.corpus
+	$(BIN)/python -m experiments.benchmarks.corpus_workers
 	$(BIN)/python -m experiments.benchmarks.corpus_summary
 	$(BIN)/python -m experiments.benchmarks.conductance
 	$(BIN)/python -m experiments.benchmarks.components

@@ -110,7 +110,7 @@ def holds_other_files(folder: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what an interrupted run has written aside."""
+    """Remove what processes have written aside that were killed."""
     for pattern in (f"{PARTS}/.part-*", ".manifest-*", ".rejected-*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

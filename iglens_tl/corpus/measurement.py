@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iglens_tl.lenses.base import Lens
-from iglens_tl.models.adapter import ModelAdapter
+from iglens_tl.prompts import TokenizingModel
 
 LONG = {
     "split": "cut into windows that overlap, so that every token is a target once",
@@ -81,7 +81,7 @@ class Measurement:
             if number is not None and not (is_count and number >= least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
 
-    def length(self, adapter: ModelAdapter) -> int:
+    def length(self, adapter: TokenizingModel) -> int:
         """Return how many tokens a model reads at once.
 
         Raises:

@@ -1,25 +1,24 @@
-"""From some texts to rows: one for each target, with what every lens found."""
+"""From windows of texts to rows: one for each target, with what every lens found."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from iglens_tl.arguments import Count
-from iglens_tl.corpus.kinds import kinds_of
 from iglens_tl.corpus.measurement import COLUMNS, Measurement
+from iglens_tl.corpus.preparing import Piece, Prepared, Preparer, in_one_line
 from iglens_tl.corpus.sources import Entry
-from iglens_tl.corpus.windows import Window, windows_of
 from iglens_tl.lenses.assembly import assemble_levels
 from iglens_tl.lenses.base import measure, state_point
 from iglens_tl.lenses.level import LevelLens
 from iglens_tl.models.adapter import ModelAdapter
 from iglens_tl.models.batching import shared_passes
-from iglens_tl.prompts import Request, encode_prompt, token_string
+from iglens_tl.prompts import Request, token_string
 from iglens_tl.readout import Point, Reading, ValueLike
 from iglens_tl.results.frames import largest_error
 from iglens_tl.results.lens import LensResult
@@ -35,21 +34,6 @@ REJECTED = b"iglens_tl.rejected"
 FINAL = "final_state"
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A window of a text that is to be measured."""
-
-    entry: Entry
-    window: Window
-    kinds: Sequence[str] = field(repr=False)
-
-    @property
-    def request(self) -> Request:
-        targets = self.window.targets
-        ids = self.window.ids
-        return Request(ids, tuple(targets), tuple(ids[place + 1] for place in targets))
-
-
 class Measurer:
     """A model with what is measured of it.
 
@@ -57,6 +41,7 @@ class Measurer:
         adapter: The model.
         measurement: What is measured.
         keep: The names of the columns that are carried along.
+        prepare: Makes of texts what is measured.
     """
 
     def __init__(
@@ -69,13 +54,10 @@ class Measurer:
                 "name itself; give it another name in the source"
             )
         self.adapter, self.measurement, self.keep = adapter, measurement, tuple(keep)
-        self.length = measurement.length(adapter)
+        self.prepare = Preparer(adapter, measurement)
         self.lenses = {**measurement.lenses, FINAL: _FinalState()}
         for lens in self.lenses.values():
             lens.bind(adapter)  # before any text is read
-        tokenizer = adapter.tokenizer
-        self._special = frozenset(getattr(tokenizer, "all_special_ids", ()))
-        self._bos = getattr(tokenizer, "bos_token_id", None)
 
     def describe_lenses(self) -> dict[str, dict[str, Any]]:
         """Return the kind, the unit and the segments of each lens's numbers.
@@ -99,21 +81,14 @@ class Measurer:
             for label, result in zip(self.measurement.lenses, found[0], strict=True)
         }
 
-    def __call__(self, entries: Iterable[Entry]) -> pa.Table:
+    def __call__(self, prepared: Prepared) -> pa.Table:
         """Measure some texts.
 
         Returns:
             A row for each target, in the order of the texts; the texts that have none stand in the
             metadata (`rejected_texts`).
         """
-        rejected: dict[int, tuple[Entry, str]] = {}
-        pieces: list[_Piece] = []
-        for entry in entries:
-            try:
-                pieces += self._pieces(entry)
-            # Whatever a tokenizer or a chat template raises concerns this text alone.
-            except Exception as error:
-                rejected[entry.text] = (entry, _in_one_line(error))
+        pieces, rejected = prepared.pieces, dict(prepared.rejected)
         found: list[_Rows] = []
         texts = [piece.window.ids for piece in pieces]
         limit = self.measurement.tokens_per_pass
@@ -125,29 +100,8 @@ class Measurer:
         rows.sort(key=lambda rows: (rows.piece.entry.text, rows.piece.window.number))
         return self._table(rows, [rejected[text] for text in sorted(rejected)])
 
-    def _pieces(self, entry: Entry) -> list[_Piece]:
-        if entry.content is None or entry.content == "" or entry.content == []:
-            raise ValueError("it is empty")
-        options = self.measurement
-        prompt = encode_prompt(self.adapter, entry.content, prepend_bos=options.prepend_bos)
-        ids = prompt.ids
-        if len(ids) < 2:
-            raise ValueError("it is a single token, which has no next one")
-        if len(ids) > self.length and options.long == "reject":
-            raise ValueError(f"it has {len(ids)} tokens, more than {self.length}")
-        if len(ids) > self.length and options.long == "truncate":
-            ids = ids[: self.length]
-        kinds = kinds_of([token_string(self.adapter, token) for token in ids], ids, self._special)
-        windows = windows_of(
-            ids,
-            length=self.length,
-            overlap=options.steps_back(self.length),
-            has_bos=ids[0] == self._bos,
-        )
-        return [_Piece(entry, window, kinds) for window in windows]
-
     def _measured(
-        self, pieces: list[_Piece], rejected: dict[int, tuple[Entry, str]]
+        self, pieces: Sequence[Piece], rejected: dict[int, tuple[Entry, str]]
     ) -> list[_Rows]:
         try:
             trace = Trace(self.adapter, [piece.request for piece in pieces])
@@ -155,7 +109,7 @@ class Measurer:
         except ValueError as error:
             if len(pieces) > 1:  # one text must not take others with it
                 return [rows for piece in pieces for rows in self._measured([piece], rejected)]
-            rejected[pieces[0].entry.text] = (pieces[0].entry, _in_one_line(error))
+            rejected[pieces[0].entry.text] = (pieces[0].entry, in_one_line(error))
             return []
         named = dict(zip(self.lenses, results, strict=True))
         ends = np.cumsum([len(piece.window.targets) for piece in pieces])
@@ -218,7 +172,7 @@ class Measurer:
 class _Rows:
     """What was found of one window."""
 
-    piece: _Piece
+    piece: Piece
     columns: Mapping[str, np.ndarray]
 
     @property
@@ -258,7 +212,3 @@ class _FinalState(LevelLens):
 
 def _joined(parts: Sequence[Sequence[int]]) -> list[int]:
     return [number for part in parts for number in part]
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -143,9 +143,10 @@ def run_corpus(
             write_manifest(folder, manifest)
         run = fingerprint(identity)
         state = _Run(folder, run, parts)
-        work = Work(source, measurement, folder.absolute(), run, identity["model"])
+        keep = source.columns.keep
+        work = Work(measurement, keep, folder.absolute(), run, identity["model"])
         with _asked_to_stop() as is_asked:
-            for counts in (engine or LocalEngine()).run(state.left, work, adapter):
+            for counts in (engine or LocalEngine()).run(state.left, source, work, adapter):
                 state.add(counts)
                 if report is not None:
                     report(state.progress)
@@ -226,6 +227,7 @@ def _manifest(
 
 def _end(folder: Path, manifest: dict[str, Any], state: _Run) -> None:
     """Write what is known only now."""
+    remove_unfinished(folder)  # a worker may have been killed and another have done its part
     write_rejected(folder, read_rejected(folder, sorted(state.done)))
     progress = state.progress
     counts = {

@@ -11,4 +11,6 @@ from iglens_tl.prompts.requests import bind_value as bind_value
 from iglens_tl.prompts.requests import build_requests as build_requests
 from iglens_tl.prompts.requests import per_prompt as per_prompt
 from iglens_tl.prompts.requests import resolve_token as resolve_token
+from iglens_tl.prompts.tokenization import TokenizingModel as TokenizingModel
+from iglens_tl.prompts.tokenization import WithoutWeights as WithoutWeights
 from iglens_tl.prompts.tokenization import token_string as token_string

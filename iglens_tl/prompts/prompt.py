@@ -26,7 +26,13 @@ import numpy as np
 import torch
 
 from iglens_tl.models.adapter import ModelAdapter
-from iglens_tl.prompts.tokenization import decode, encode_rendered, encode_text, render_chat
+from iglens_tl.prompts.tokenization import (
+    TokenizingModel,
+    decode,
+    encode_rendered,
+    encode_text,
+    render_chat,
+)
 
 if TYPE_CHECKING:
     SinglePrompt: TypeAlias = (
@@ -96,7 +102,7 @@ def naming_prompt(index: int, *, of_batch: bool = True) -> Iterator[None]:
 
 
 def encode_prompt(
-    adapter: ModelAdapter, prompt: SinglePrompt, *, prepend_bos: bool | None = None
+    adapter: TokenizingModel, prompt: SinglePrompt, *, prepend_bos: bool | None = None
 ) -> Prompt:
     """Tokenise one prompt, however long it is.
 
@@ -207,7 +213,7 @@ def _messages(messages: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
     return messages
 
 
-def _token_ids(adapter: ModelAdapter, prompt: Any, elements: list[Any] | None) -> list[int]:
+def _token_ids(adapter: TokenizingModel, prompt: Any, elements: list[Any] | None) -> list[int]:
     if elements is None or not all(_is_int(token) for token in elements):
         raise TypeError(
             "a prompt must be a text, chat messages or integer token ids, "

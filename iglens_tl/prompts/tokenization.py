@@ -4,23 +4,79 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from iglens_tl.models.adapter import ModelAdapter
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 _strings: weakref.WeakKeyDictionary[Any, dict[int, str]] = weakref.WeakKeyDictionary()
 
 _STOP_TOKENS = ("<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<end_of_turn>")
 
 
-def encode_text(adapter: ModelAdapter, text: str, *, prepend_bos: bool | None) -> list[int]:
+@runtime_checkable
+class TokenizingModel(Protocol):
+    """What of a model turns text to token ids and back: a `ModelAdapter`, or it without weights."""
+
+    @property
+    def name(self) -> str:
+        """The model's name for people."""
+        ...
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest sequence that the model takes."""
+        ...
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of input tokens."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer, or None."""
+        ...
+
+    @property
+    def model(self) -> Any:
+        """What has TransformerLens' `to_tokens`."""
+        ...
+
+
+@dataclass(frozen=True)
+class WithoutWeights:
+    """All of a model that texts are tokenised with, for processes that do not run it.
+
+    Attributes:
+        name: The model's name for people.
+        n_ctx: Longest sequence that the model takes.
+        d_vocab: Number of input tokens.
+        tokenizer: The Hugging Face tokenizer, or None.
+        model: Has `to_tokens` of the model's class.
+    """
+
+    name: str
+    n_ctx: int
+    d_vocab: int
+    tokenizer: Any
+    model: Any
+
+    @classmethod
+    def of(cls, adapter: TokenizingModel) -> WithoutWeights:
+        """Take from a model what texts are tokenised with."""
+        model = _ToTokens(type(adapter.model), adapter.model.cfg, adapter.tokenizer)
+        return cls(adapter.name, adapter.n_ctx, adapter.d_vocab, adapter.tokenizer, model)
+
+
+def encode_text(adapter: TokenizingModel, text: str, *, prepend_bos: bool | None) -> list[int]:
     """Tokenise a text as the model's own `to_tokens` does, without its silent truncation."""
     _require_tokenizer(adapter, "a text prompt")
     options = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
-    return adapter.model.to_tokens(text, truncate=False, **options)[0].tolist()
+    return adapter.model.to_tokens(text, truncate=False, move_to_device=False, **options)[
+        0
+    ].tolist()
 
 
-def render_chat(adapter: ModelAdapter, messages: Sequence[Mapping[str, Any]]) -> str:
+def render_chat(adapter: TokenizingModel, messages: Sequence[Mapping[str, Any]]) -> str:
     """Write chat messages as one text with the tokenizer's chat template.
 
     The opening of the assistant's turn is added unless the last message is the assistant's.
@@ -47,18 +103,18 @@ def render_chat(adapter: ModelAdapter, messages: Sequence[Mapping[str, Any]]) ->
         ) from error
 
 
-def encode_rendered(adapter: ModelAdapter, text: str) -> list[int]:
+def encode_rendered(adapter: TokenizingModel, text: str) -> list[int]:
     """Tokenise a text that already holds its special tokens."""
     tokenizer = _require_tokenizer(adapter, "text")
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def decode(adapter: ModelAdapter, ids: Sequence[int]) -> str:
+def decode(adapter: TokenizingModel, ids: Sequence[int]) -> str:
     """Return the text of token ids, special tokens included."""
     return adapter.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
 
-def encode_continuation(adapter: ModelAdapter, prefix: str, continuation: str) -> list[int]:
+def encode_continuation(adapter: TokenizingModel, prefix: str, continuation: str) -> list[int]:
     """Tokenise what follows a text, as it is tokenised there.
 
     A continuation on its own may be tokenised differently, for instance with a leading space.
@@ -78,7 +134,7 @@ def encode_continuation(adapter: ModelAdapter, prefix: str, continuation: str) -
     return both[len(before) :]
 
 
-def token_string(adapter: ModelAdapter, token_id: int) -> str:
+def token_string(adapter: TokenizingModel, token_id: int) -> str:
     """Return a token as it looks inside a text, with its leading space."""
     if adapter.tokenizer is None:
         return f"<{token_id}>"
@@ -91,7 +147,7 @@ def token_string(adapter: ModelAdapter, token_id: int) -> str:
     return known[token_id]
 
 
-def stop_ids(adapter: ModelAdapter) -> set[int]:
+def stop_ids(adapter: TokenizingModel) -> set[int]:
     """Return the tokens that end a generated answer."""
     tokenizer = adapter.tokenizer
     if tokenizer is None:
@@ -104,10 +160,22 @@ def stop_ids(adapter: ModelAdapter) -> set[int]:
     return ids - {None}
 
 
-def _require_tokenizer(adapter: ModelAdapter, what: str) -> Any:
+def _require_tokenizer(adapter: TokenizingModel, what: str) -> Any:
     if adapter.tokenizer is None:
         raise ValueError(
             f"{adapter.name} has no tokenizer, so {what} needs to be token ids; for "
             "texts load the model with it: load_model(hf_model, tokenizer=tokenizer)"
         )
     return adapter.tokenizer
+
+
+@dataclass(frozen=True)
+class _ToTokens:
+    """A model's way to tokenise, which reads its configuration and its tokenizer alone."""
+
+    model_class: type
+    cfg: Any
+    tokenizer: Any
+
+    def to_tokens(self, *arguments: Any, **options: Any) -> Any:
+        return self.model_class.to_tokens(self, *arguments, **options)

@@ -1,4 +1,4 @@
-"""Log-normalisers of rows of logits, and the logits of some tokens, with as few steps as there can be.
+"""Log-normalisers of rows of logits, and the logits of some tokens, in as few steps as possible.
 
 Where nothing else is wanted of a row, log Σ e^z takes an exponential and a sum for each entry. The
 maximum, which is subtracted so that nothing overflows, takes three more steps, as many as a narrow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 
 import pyarrow.parquet as pq
@@ -134,4 +135,17 @@ def test_engines_that_are_not_there_are_errors(texts, tmp_path, monkeypatch, arg
     ran = invoke(*command, *arguments)
     assert ran.exit_code == 2 and message in " ".join(ran.stderr.split())
     # What was begun goes on without it.
+    assert invoke(*command).exit_code == 0
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once_and_nothing_is_lost(texts, tmp_path):
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = ("run", texts, "--text-column", "body", "--out", tmp_path / "out")
+    ran = invoke(*command, "--engine", "ray", "--address", address)
+    told = " ".join(ran.stderr.split())
+    assert ran.exit_code == 2 and f"Ray cannot reach the cluster at '{address}': " in told
+    assert "Traceback" not in told
     assert invoke(*command).exit_code == 0
