@@ -17,8 +17,8 @@ from iglens_tl.readout.tiles import SMALLEST_EXPONENT, Tile, vocabulary_tiles
 
 _SAMPLED_TOKENS = 64
 _LARGEST_UNSHIFTED = 40.0
-# Sums within these are far from what float32 cannot hold.
-_SMALLEST_TOTAL, _LARGEST_TOTAL = 1e-20, 1e30
+# Far from what float32 cannot hold.
+_LARGEST_TOTAL = 1e30
 # Below this width a product takes so little time that its rows are reduced while they are in cache.
 _NARROW = 512
 _ROWS_IN_CACHE = 256
@@ -99,7 +99,7 @@ class LogNormalizers:
         log_normalizers = self.total.log()
         if self.shift is not None:
             log_normalizers += self.shift
-        is_lost = ~((self.total > _SMALLEST_TOTAL) & (self.total < _LARGEST_TOTAL))
+        is_lost = ~(self.total < _LARGEST_TOTAL)
         if bool(is_lost.any()):
             log_normalizers[is_lost] = _with_maximum(self.readout, self.rows[is_lost])
         return target_logits, log_normalizers
@@ -110,12 +110,11 @@ class LogNormalizers:
         if self.readout.unembed_bias is not None:
             logits += self.readout.unembed_bias[::step].to(logits.dtype)
         low, high = torch.aminmax(self.readout.transform(logits), dim=1)
-        if float(high.abs().max()) > _LARGEST_UNSHIFTED:
+        if float(high.abs().max()) > _LARGEST_UNSHIFTED or float(low.min()) < SMALLEST_EXPONENT:
             self.shift = high
-            low = low - high
-        # Denormal numbers take a CPU a hundred times longer.
-        if float(low.min()) < SMALLEST_EXPONENT / 2:
-            self.smallest = SMALLEST_EXPONENT
+            # Denormal numbers take a CPU a hundred times longer.
+            if float((low - high).min()) < SMALLEST_EXPONENT / 2:
+                self.smallest = SMALLEST_EXPONENT
 
 
 def _with_maximum(readout: Readout, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " row"]:

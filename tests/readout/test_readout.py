@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -14,6 +15,7 @@ from iglens_tl.readout import (
     Point,
     Readout,
     most_probable_token,
+    normalizers,
     read_points,
     tiles,
 )
@@ -120,6 +122,49 @@ def test_probabilities_near_one_and_far_below_keep_their_precision(dtype):
         expected = sharp.logits(scaled).double().log_softmax(1).gather(1, tokens[:, None])[:, 0]
         found = reading.target_logits - reading.log_normalizers
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("narrow", [True, False])
+@pytest.mark.parametrize(
+    "offset",
+    [
+        pytest.param((0, 0), id="moderate"),
+        pytest.param((300, 0), id="large"),
+        pytest.param((-300, 0), id="small"),
+        pytest.param((0, 500), id="one far above"),
+        pytest.param((-70, 30), id="one above the others"),
+        pytest.param((0, -500), id="one far below"),
+    ],
+)
+def test_a_row_read_for_its_normaliser_alone_has_it_whatever_its_logits(dtype, narrow, offset):
+    plain = random_readout(dtype=dtype, d_vocab=3001)
+    every, single = offset
+    bias = torch.full((3001,), float(every), dtype=dtype)
+    bias[1234] += single  # a token that no sample of every 46th one has
+    readout = replace(plain, unembed_bias=bias)
+    states = torch.randn(70, readout.d_model, dtype=dtype)
+    states[3] *= 40
+    rows = torch.randint(70, (150,))
+    tokens = torch.randint(3001, (150,))
+    point = Point("states", states, rows, ranked=False)
+    limits = {"_NARROW": 10**6 if narrow else 0, "_ROWS_IN_CACHE": 16, "_COLUMNS_IN_CACHE": 1000}
+    with patch.multiple(normalizers, **limits):
+        reading = read_points(readout, [point], tokens, top_k=3)["states"]
+    logits = readout.logits(states).double()
+    size = float(logits.abs().max())
+    expected = logits.logsumexp(1)[rows]
+    assert_close_to(reading.log_normalizers, expected, dtype=dtype, size=size)
+    assert_close_to(reading.target_logits, logits[rows, tokens], dtype=dtype, size=size)
+
+
+def test_a_state_that_is_not_finite_has_no_finite_normaliser():
+    readout = random_readout(dtype=torch.float32)
+    states = torch.randn(3, readout.d_model)
+    states[1] = torch.nan
+    point = Point("states", states, torch.arange(3), ranked=False)
+    reading = read_points(readout, [point], torch.zeros(3, dtype=torch.long))["states"]
+    assert reading.log_normalizers.isfinite().tolist() == [True, False, True]
 
 
 def test_half_precision_weights_are_read_out_in_float32():
