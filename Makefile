@@ -64,6 +64,7 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python -m experiments.benchmarks.ragged
 	$(BIN)/python -m experiments.benchmarks.corpus
 	$(BIN)/python -m experiments.benchmarks.corpus_workers
+	$(BIN)/python -m experiments.benchmarks.corpus_summary
 	$(BIN)/python -m experiments.benchmarks.conductance
 	$(BIN)/python -m experiments.benchmarks.components
 	$(BIN)/python -m experiments.benchmarks.skipping

@@ -1,4 +1,4 @@
-"""`iglens corpus`: lenses over many texts, into a folder of Parquet files."""
+"""`iglens corpus`: lenses over many texts, into a folder that answers questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from iglens_tl.cli.messages import command_messages
+from iglens_tl.cli.messages import command_messages, tell_written
 from iglens_tl.cli.options import (
     BackendOptions,
     BaselineOption,
@@ -143,6 +143,46 @@ def status(folder: Annotated[Path, typer.Argument(help="The folder of a corpus."
     typer.echo(f"rejected  {progress.rejected:,}")
     per_target = found.bytes / max(1, progress.targets)
     typer.echo(f"bytes     {found.bytes:,} ({per_target:.1f} a target)")
+
+
+@app.command()
+def summary(
+    folder: Annotated[Path, typer.Argument(help="The folder of a corpus.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with all tables, and with examples.")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Print mean credits by kind, frequency, position, probability, surprise or a "
+            "column that was carried along; several with commas between them."
+        ),
+    ] = None,
+    examples: Annotated[
+        int, typer.Option(help="How many examples of each layer the page has.")
+    ] = 5,
+    resamples: Annotated[int, typer.Option(help="Bootstrap samples of the intervals.")] = 1000,
+    memory_limit: Annotated[str, typer.Option(help="What DuckDB may hold in memory.")] = "1GB",
+) -> None:
+    """Tell what every layer does over a corpus, with 95 % intervals over texts."""
+    with command_messages() as messages:
+        from iglens_tl.cli.table import print_corpus
+        from iglens_tl.corpus import Corpus
+
+        named = split_names(by or "")
+        with Corpus.open(folder, memory_limit=memory_limit) as corpus:
+            # The page has all groupings, the terminal those that were asked for.
+            found = corpus.summary(by=None if html else named, n_resamples=resamples)
+            tables = {name: found.to_frame(by=name) for name in named}
+            if html is not None:
+                shown = [
+                    corpus.examples(segment, by=which, number=examples)
+                    for segment in next(iter(corpus.lenses.values()))["segments"]
+                    for which in ("largest", "smallest")
+                    if examples
+                ]
+                tell_written(messages, [found.write_html(html, examples=shown)])
+    print_corpus(found, tables)
 
 
 def _engine(

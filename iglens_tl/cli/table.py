@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from rich.console import Console
@@ -10,8 +12,10 @@ from rich.text import Text
 
 from iglens_tl.results.comparison import LensComparison
 from iglens_tl.results.contributors import OTHERS, count_others
+from iglens_tl.results.corpus import ALL, CorpusSummary
 from iglens_tl.results.frames import summary_columns
 from iglens_tl.results.lens import LensResult
+from iglens_tl.views.corpus import NUMBERS, SIGNED, number_text, numbers_of
 from iglens_tl.views.text import show_blanks
 
 _CELL_WIDTH = 9
@@ -110,6 +114,57 @@ def _plain(cell: object) -> str:
     if not isinstance(cell, float):
         return str(cell)
     return "–" if np.isnan(cell) else f"{cell:.3g}"
+
+
+def print_corpus(
+    summary: CorpusSummary, tables: Mapping[str, pd.DataFrame], console: Console | None = None
+) -> None:
+    """Print what every layer does over a corpus, mean credits by groups, and errors.
+
+    Args:
+        summary: What `Corpus.summary` returns.
+        tables: Mean credits by grouping, as `to_frame` returns them.
+        console: Where it is printed; None for stdout.
+    """
+    console = _wide(console or Console())
+    facts = summary.facts
+    heading = f"{facts['model']['name']}: {facts['targets']:,} targets of {facts['texts']:,} texts"
+    console.print(Text(f"{heading}, {facts['rejected']:,} rejected", style="bold"))
+    columns = {name: numbers_of(summary, name, ALL) for name in NUMBERS}
+    table = _bare_table("segment", *(label for label, _ in NUMBERS.values()))
+    for place, segment in enumerate(columns["mean"]["segment"]):
+        cells = [_corpus_cell(rows, place, number) for number, rows in columns.items()]
+        table.add_row(Text(segment), *cells)
+    console.print(table)
+    for name, frame in tables.items():
+        size = float(frame.abs().max().max()) or 1.0
+        console.print(Text(f"mean credit by {summary.groupings[name]}", style="bold"))
+        table = _bare_table("", *frame.columns)
+        for group, row in frame.iterrows():
+            cells = [number_text(value, size, signed=True) for value in row]
+            table.add_row(Text(show_blanks(str(group))), *cells)
+        console.print(table)
+    for row in summary.errors.to_dict("records"):
+        errors = f"at most {row['largest']:.1e}, 99 % below {row['0.99']:.1e}"
+        console.print(Text(f"{row['lens']}: completeness error {errors}"))
+
+
+def _bare_table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for column in columns:
+        table.add_column(column, justify="right" if table.columns else "left", no_wrap=True)
+    return table
+
+
+def _corpus_cell(rows: pd.DataFrame, place: int, number: str) -> Text:
+    """Return a number, with its interval where it is one of the two that most is said of."""
+    with_ends = number in ("mean", "share")
+    shown = ["value", "low", "high"] if with_ends else ["value"]
+    size = float(rows[shown].abs().max().max()) or 1.0
+    value, *ends = (
+        number_text(end, size, signed=number in SIGNED) for end in rows[shown].iloc[place].tolist()
+    )
+    return Text(f"{value} [{', '.join(ends)}]" if with_ends else value)
 
 
 def _block(result: LensResult, columns: list[str]) -> Table:

@@ -15,7 +15,7 @@ from iglens_tl.models.adapter import ModelAdapter
 
 FILE = "manifest.json"
 _FORMAT = "iglens_tl.Corpus"
-_VERSION = 1
+_VERSION = 2
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

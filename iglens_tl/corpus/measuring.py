@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from iglens_tl.arguments import Count
-from iglens_tl.corpus.measurement import Measurement
+from iglens_tl.corpus.measurement import COLUMNS, Measurement
 from iglens_tl.corpus.preparing import Piece, Prepared, Preparer, in_one_line
 from iglens_tl.corpus.sources import Entry
 from iglens_tl.lenses.assembly import assemble_levels
@@ -47,31 +47,39 @@ class Measurer:
     def __init__(
         self, adapter: ModelAdapter, measurement: Measurement, *, keep: Sequence[str] = ()
     ) -> None:
+        taken = [name for name in keep if name in (*COLUMNS, *measurement.lenses)]
+        if taken:
+            raise ValueError(
+                f"the column {taken[0]!r} cannot be carried along, as the corpus has one of that "
+                "name itself; give it another name in the source"
+            )
         self.adapter, self.measurement, self.keep = adapter, measurement, tuple(keep)
         self.prepare = Preparer(adapter, measurement)
         self.lenses = {**measurement.lenses, FINAL: _FinalState()}
         for lens in self.lenses.values():
             lens.bind(adapter)  # before any text is read
 
-    def segments(self) -> dict[str, list[str]]:
-        """Return the segments of each lens's numbers.
+    def describe_lenses(self) -> dict[str, dict[str, Any]]:
+        """Return the kind, the unit and the segments of each lens's numbers.
 
         Raises:
             ValueError: For a lens whose segments depend on the text, so that they fill no column.
         """
-        found = []
+        found: list[list[LensResult]] = []
         for ids in ((0, 1, 0), (0, 1, 0, 1)):
             places = range(len(ids) - 1)
             trace = Trace(self.adapter, [Request(ids, tuple(places), ids[1:])])
-            results = measure(trace, list(self.measurement.lenses.values())).results
-            found.append([list(result.segments) for result in results])
+            found.append([*measure(trace, list(self.measurement.lenses.values())).results])
         for label, first, second in zip(self.measurement.lenses, *found, strict=True):
-            if first != second:
+            if first.segments != second.segments:
                 raise ValueError(
                     f"lens {label!r} has other segments for every text, which fill no column of a "
                     "corpus; split by layer, sublayer or head"
                 )
-        return dict(zip(self.measurement.lenses, found[0], strict=True))
+        return {
+            label: {"kind": result.kind, "unit": result.unit, "segments": list(result.segments)}
+            for label, result in zip(self.measurement.lenses, found[0], strict=True)
+        }
 
     def __call__(self, prepared: Prepared) -> pa.Table:
         """Measure some texts.

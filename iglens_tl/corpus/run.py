@@ -217,7 +217,7 @@ def _manifest(
 ) -> dict[str, Any]:
     return {
         **identity,
-        "segments": measurer.segments(),
+        "lenses": measurer.describe_lenses(),
         "texts": sum(part.n_texts for part in parts),
         "parts": len(parts),
         "versions": {"iglens_tl": __version__} | {name: version(name) for name in _PACKAGES},

@@ -15,9 +15,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from iglens_tl.readout.normalizers import LogNormalizers
 from iglens_tl.readout.points import Point, Reading
 from iglens_tl.readout.readout import Readout
-from iglens_tl.readout.tiles import ROWS_PER_PASS, SMALLEST_EXPONENT, Tile, vocabulary_tiles
+from iglens_tl.readout.tiles import (
+    ROWS_PER_PASS,
+    SMALLEST_EXPONENT,
+    Tile,
+    tile_columns,
+    vocabulary_tiles,
+)
 
 _GROUP = 64
 
@@ -103,7 +110,7 @@ class _Kept:
 
 
 class _Pass:
-    """The running reductions of one sweep over the vocabulary."""
+    """One sweep over the vocabulary: the ranked rows' reductions, and the others' normalisers."""
 
     def __init__(
         self,
@@ -114,19 +121,29 @@ class _Pass:
         reference: str | None,
     ) -> None:
         self.readout, self.parts, self.top_k, device = readout, parts, top_k, readout.device
-        self.rows = torch.cat([_normalized_rows(readout, part) for part in parts])
         starts = [0]
         for part in parts:
             starts.append(starts[-1] + part.last - part.first)
         pairs = [part.rows + start for part, start in zip(parts, starts, strict=False)]
-        self.pair_rows = torch.cat(pairs).to(device)
-        self.pair_tokens = torch.cat([token_ids[part.targets] for part in parts]).to(device)
-        self.target_logits = self.rows.new_zeros(len(self.pair_rows), dtype=torch.float64)
-        self.maximum = self.rows.new_full((len(self.rows),), -torch.inf)
-        self.total = self.rows.new_zeros(len(self.rows), dtype=torch.float64)
         ranked = [part.point for part in parts if part.point.ranked]
         self.n_ranked = starts[len(ranked)]
         self.n_ranked_pairs = sum(len(rows) for rows in pairs[: len(ranked)])
+        rows = torch.cat([_normalized_rows(readout, part) for part in parts])
+        pair_rows = torch.cat(pairs).to(device)
+        pair_tokens = torch.cat([token_ids[part.targets] for part in parts]).to(device)
+        self.rows = rows[: self.n_ranked]
+        self.pair_rows = pair_rows[: self.n_ranked_pairs]
+        self.pair_tokens = pair_tokens[: self.n_ranked_pairs]
+        self.others_rows = pair_rows[self.n_ranked_pairs :] - self.n_ranked
+        self.others = LogNormalizers(
+            readout,
+            rows[self.n_ranked :],
+            self.others_rows,
+            pair_tokens[self.n_ranked_pairs :],
+        )
+        self.target_logits = rows.new_zeros(self.n_ranked_pairs, dtype=torch.float64)
+        self.maximum = rows.new_full((self.n_ranked,), -torch.inf)
+        self.total = rows.new_zeros(self.n_ranked, dtype=torch.float64)
         self.divergence = None
         if reference is not None and self.n_ranked:
             place = [point.key for point in ranked].index(reference)
@@ -136,58 +153,63 @@ class _Pass:
 
     def run(self) -> list[dict[str, Tensor]]:
         scratch = None
-        for tile in vocabulary_tiles(self.readout, self.rows):
-            logits = _to_logits(self.readout, tile)
-            if scratch is None or scratch.shape[1] != logits.shape[1]:
-                scratch = logits.new_empty(self.n_ranked, logits.shape[1])
-            found, columns = tile.find(self.pair_tokens)
-            at_targets = logits[self.pair_rows[found], columns]
-            self.target_logits[found] = at_targets.double()
-            if self.top_k:
-                self._count_larger(logits, scratch, found, at_targets)
-                self._merge_top(logits[: self.n_ranked], tile.start)
-            self._add_exponentials(logits, scratch)
+        columns = self.others.columns or tile_columns(self.readout, len(self.rows))
+        for tile in vocabulary_tiles(self.readout, self.rows, columns=columns):
+            if self.n_ranked:
+                if scratch is None or scratch.shape[1] != tile.product.shape[1]:
+                    scratch = torch.empty_like(tile.product)
+                self._reduce(tile, scratch)
+            self.others.add(tile)
         return self._readings()
+
+    def _reduce(self, tile: Tile, scratch: Tensor) -> None:
+        logits = _to_logits(self.readout, tile)
+        found, columns = tile.find(self.pair_tokens)
+        at_targets = logits[self.pair_rows[found], columns]
+        self.target_logits[found] = at_targets.double()
+        if self.top_k:
+            self._count_larger(logits, scratch, found, at_targets)
+            self._merge_top(logits, tile.start)
+        self._add_exponentials(logits, scratch)
 
     def _add_exponentials(self, logits: Tensor, scratch: Tensor) -> None:
         maximum = torch.maximum(self.maximum, logits.amax(1))
         rise = maximum.double() - self.maximum.double()
         decay = torch.exp(-rise)
         if self.divergence is not None:
-            ranked = slice(self.n_ranked)
             known_rise = torch.where(rise.isfinite(), rise, 0)
-            self.divergence.rescale(self.total[ranked], decay[ranked], known_rise[ranked])
+            self.divergence.rescale(self.total, decay, known_rise)
         self.total.mul_(decay)
         self.maximum = maximum
         shifted = torch.sub(logits, maximum[:, None], out=logits)
-        first = 0
-        if self.divergence is not None:
-            first = self.n_ranked
-            weights = torch.clamp_min(shifted[:first], SMALLEST_EXPONENT, out=scratch).exp_()
-            self.divergence.add(shifted[:first], weights)
-            self.total[:first].add_(weights.sum(1))
-        # Further memory would cost more than the arithmetic.
-        weights = shifted[first:].clamp_min_(SMALLEST_EXPONENT).exp_()
-        self.total[first:].add_(weights.sum(1))
+        if self.divergence is None:
+            # Further memory would cost more than the arithmetic.
+            weights = shifted.clamp_min_(SMALLEST_EXPONENT).exp_()
+        else:
+            weights = torch.clamp_min(shifted, SMALLEST_EXPONENT, out=scratch).exp_()
+            self.divergence.add(shifted, weights)
+        self.total.add_(weights.sum(1))
 
     def _readings(self) -> list[dict[str, Tensor]]:
         """Return the fields of every part's reading, with a row for each of its targets."""
         log_normalizers = self.maximum.double() + self.total.log()
+        of_others, others_normalizers = self.others.finish()
         of_all = {
-            "target_logits": self.target_logits,
-            "log_normalizers": log_normalizers[self.pair_rows],
+            "target_logits": torch.cat([self.target_logits, of_others]),
+            "log_normalizers": torch.cat(
+                [log_normalizers[self.pair_rows], others_normalizers[self.others_rows]]
+            ),
         }
         of_ranked = {}
-        ranked_rows = self.pair_rows[: self.n_ranked_pairs]
         if self.top_k:
-            top_probs = torch.exp(self.top_logits.double() - log_normalizers[: self.n_ranked, None])
+            top_probs = torch.exp(self.top_logits.double() - log_normalizers[:, None])
             of_ranked["ranks"] = self.larger + 1
-            of_ranked["top_ids"] = self.top_ids[ranked_rows]
-            of_ranked["top_probs"] = top_probs[ranked_rows]
+            of_ranked["top_ids"] = self.top_ids[self.pair_rows]
+            of_ranked["top_probs"] = top_probs[self.pair_rows]
         if self.divergence is not None:
-            entropies, divergences = self.divergence.finish(self.total[: self.n_ranked])
-            of_ranked["entropies"] = entropies[ranked_rows]
-            of_ranked["divergences"] = divergences[ranked_rows]
+            entropies, divergences = self.divergence.finish(self.total)
+            of_ranked["entropies"] = entropies[self.pair_rows]
+            of_ranked["divergences"] = divergences[self.pair_rows]
         readings = []
         first = 0
         for part in self.parts:
@@ -198,29 +220,25 @@ class _Pass:
         return readings
 
     def _prepare_ranks(self) -> None:
-        rows = self.pair_rows[: self.n_ranked_pairs]
-        self.ranked_rows = rows
         # With one pair per row, in order, no tile has to be gathered by pair.
-        in_order = torch.arange(self.n_ranked, device=rows.device)
-        self.one_pair_per_row = torch.equal(rows, in_order)
+        in_order = torch.arange(self.n_ranked, device=self.pair_rows.device)
+        self.one_pair_per_row = torch.equal(self.pair_rows, in_order)
         self.estimates = self._target_logits_ahead()
-        self.larger = torch.zeros_like(rows)
+        self.larger = torch.zeros_like(self.pair_rows)
         self.top_logits = self.rows.new_zeros(self.n_ranked, 0)
-        self.top_ids = rows.new_zeros(self.n_ranked, 0)
+        self.top_ids = self.pair_rows.new_zeros(self.n_ranked, 0)
 
     def _count_larger(
         self, logits: Tensor, scratch: Tensor, found: Tensor, at_targets: Tensor
     ) -> None:
         if self.one_pair_per_row:
-            by_pair, flags = logits[: self.n_ranked], scratch
+            by_pair, flags = logits, scratch
         else:
-            by_pair = logits[self.ranked_rows]
+            by_pair = logits[self.pair_rows]
             flags = torch.empty_like(by_pair)
         torch.gt(by_pair, self.estimates[:, None], out=flags)
         self.larger.add_(flags.sum(1).long())
         # The estimate and the tile round differently: a token is never larger than itself.
-        ranked = found < self.n_ranked_pairs
-        found, at_targets = found[ranked], at_targets[ranked]
         self.larger[found] -= (at_targets > self.estimates[found]).long()
 
     def _merge_top(self, logits: Tensor, start: int) -> None:
@@ -232,11 +250,10 @@ class _Pass:
 
     def _target_logits_ahead(self) -> Tensor:
         """Compute the targets' logits before the sweep, because ranks need them in every tile."""
-        tokens = self.pair_tokens[: self.n_ranked_pairs]
-        columns = self.readout.unembed[:, tokens].to(self.readout.dtype)
-        logits = torch.einsum("pd,dp->p", self.rows[self.ranked_rows], columns)
+        columns = self.readout.unembed[:, self.pair_tokens].to(self.readout.dtype)
+        logits = torch.einsum("pd,dp->p", self.rows[self.pair_rows], columns)
         if self.readout.unembed_bias is not None:
-            logits = logits + self.readout.unembed_bias[tokens].to(logits.dtype)
+            logits = logits + self.readout.unembed_bias[self.pair_tokens].to(logits.dtype)
         return self.readout.transform(logits)
 
 

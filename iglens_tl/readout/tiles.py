@@ -36,12 +36,14 @@ class Tile:
     Attributes:
         start: The first token id of the tile.
         stop: One past its last token id.
+        unembed: These columns of W_U.
         product: Rows times columns. The memory is reused for the next tile: reduce it, do not
             keep it.
     """
 
     start: int
     stop: int
+    unembed: Float[Tensor, "d_model tile"]
     product: Float[Tensor, "row tile"]
 
     def find(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,9 +71,10 @@ def vocabulary_tiles(
     buffer = torch.empty(len(rows) * columns, dtype=rows.dtype, device=rows.device)
     for start in range(0, readout.d_vocab, columns):
         stop = min(start + columns, readout.d_vocab)
+        unembed = readout.unembed_columns(start, stop)
         product = buffer[: len(rows) * (stop - start)].view(len(rows), stop - start)
-        torch.mm(rows, readout.unembed_columns(start, stop), out=product)
-        yield Tile(start, stop, product)
+        torch.mm(rows, unembed, out=product)
+        yield Tile(start, stop, unembed, product)
 
 
 def tile_columns(readout: Readout, n_rows: int) -> int:

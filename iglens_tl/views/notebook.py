@@ -10,11 +10,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from iglens_tl.results.contributors import sum_by_layer
+from iglens_tl.results.corpus import ALL, CorpusSummary, Examples
 from iglens_tl.results.data import LensData, Provenance
 from iglens_tl.results.folders import hide_folders
 from iglens_tl.results.frames import summary_columns, wide_frame
 from iglens_tl.results.patching import PatchingResult
 from iglens_tl.results.segments import layer_label
+from iglens_tl.views.corpus import NUMBERS, SIGNED, number_text, numbers_of
 from iglens_tl.views.html import render
 from iglens_tl.views.text import show_blanks
 from iglens_tl.views.validation import table_blocks
@@ -215,6 +217,53 @@ def path_sensitivity_table(frame: pd.DataFrame, unit: str, provenance: Provenanc
     return _render(caption, tables, notes)
 
 
+def corpus_table(summary: CorpusSummary) -> str:
+    """Return a corpus's summary as HTML: a row for each segment, and a table for each grouping."""
+    found = {number: numbers_of(summary, number, ALL) for number in NUMBERS}
+    segments = found["mean"]["segment"].tolist()
+    cells = {number: _sized(rows["value"], number in SIGNED) for number, rows in found.items()}
+    rows = [
+        _Row(segment, [cells[number][place] for number in NUMBERS])
+        for place, segment in enumerate(segments)
+    ]
+    tables = [_Table("", ["segment", *(label for label, _ in NUMBERS.values())], rows)]
+    for by, label in summary.groupings.items():
+        if by == ALL:
+            continue
+        means = numbers_of(summary, "mean", by)
+        limit = float(means["value"].abs().max()) or 1.0
+        of_groups = [
+            _Row(str(group), _numbered(of["value"].to_numpy(), limit))
+            for group, of in means.groupby("group", sort=False)
+        ]
+        tables.append(_Table(f"mean credit by {label}", ["", *segments], of_groups))
+    facts = summary.facts
+    caption = f"{facts['targets']:,} targets of {facts['texts']:,} texts, {facts['model']['name']}"
+    return _render(caption, tables, ["intervals are in credits and onsets; write_html() shows all"])
+
+
+def examples_table(examples: Examples) -> str:
+    """Return targets in their texts as HTML, every token tinted by its own credit."""
+    limit = max((abs(item.credit) for item in examples), default=0.0) or 1.0
+    width = max((item.place for item in examples), default=0)
+    tables = []
+    for item in examples:
+        cells = [
+            _Cell(
+                show_blanks(token).join("[]") if place == item.place else show_blanks(token),
+                _signed(credit, limit),
+                f"{credit:+.4g}",
+            )
+            for place, (token, credit) in enumerate(item.context)
+        ]
+        # Targets stand below one another.
+        missing = [_Cell()] * (width - item.place)
+        title = f"text {item.text}, position {item.position}"
+        tables.append(_Row(f"{item.credit:+.4f}", [*missing, *cells], title))
+    caption = f"{examples.by} credits of {examples.segment} in {examples.unit}"
+    return _render(caption, [_Table("", [], tables)], [])
+
+
 def _render(caption: str, tables: Sequence[_Table], notes: Sequence[str]) -> str:
     return render("notebook.html.jinja", caption=caption, tables=tables, notes=notes)
 
@@ -273,6 +322,15 @@ def _sparse(segments: Sequence[str]) -> list[str]:
 
 def _numbered(values: Float[np.ndarray, " segment"], limit: float) -> list[_Cell]:
     return [_Cell(f"{value:+.4f}", _signed(value, limit)) for value in values.tolist()]
+
+
+def _sized(values: pd.Series, signed: bool) -> list[_Cell]:
+    """Return cells with as many digits as the largest of their numbers needs."""
+    limit = float(values.abs().max()) or 1.0
+    return [
+        _Cell(number_text(value, limit, signed=signed), _signed(value, limit))
+        for value in values.tolist()
+    ]
 
 
 def _signed(value: float, limit: float) -> str:

@@ -50,6 +50,44 @@ def test_a_corpus_is_measured_continued_and_described(texts, tmp_path):
     assert "options.max_length was 64 and is 32" in " ".join(other.stderr.split())
 
 
+def test_a_corpus_is_summarised_in_the_terminal_and_as_a_page(texts, tmp_path):
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    command = ("run", texts, "--out", out, "--text-column", "body", "--keep", "year")
+    assert invoke(*command, "--components", "head").exit_code == 0
+    told = invoke("summary", out, "--by", "year,kind", "--html", page, "--resamples", 20)
+    assert told.exit_code == 0, told.output
+    lines = told.stdout.splitlines()
+    assert lines[0].startswith("demo: ") and "targets of 3 texts, 0 rejected" in lines[0]
+    assert [line.split()[0] for line in lines[2:5]] == ["embed", "L0", "L1"]
+    assert "mean credit by year" in lines and "mean credit by kind of token" in lines
+    assert [line.split()[0] for line in lines if line[:3] in ("199", "oth")] == [
+        "1990",
+        "1991",
+        "1992",
+    ]
+    assert told.stderr.strip() == f"wrote {page}"
+    assert page.read_text().count("<summary>") == 9
+    short = invoke("summary", out, "--resamples", 20)
+    assert short.stdout.splitlines()[:11] == lines[:11]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--by", "month"], "divided by 'month'; there is all, kind, frequency, position"),
+        (["--memory-limit", "much"], "memory_limit must be a size"),
+        (["--resamples", "0"], "n_resamples must be at least 1"),
+    ],
+)
+def test_a_summary_that_cannot_be_made_is_refused(texts, tmp_path, arguments, message):
+    out = tmp_path / "out"
+    assert invoke("run", texts, "--out", out, "--text-column", "body").exit_code == 0
+    told = invoke("summary", out, "--html", tmp_path / "page.html", *arguments)
+    assert told.exit_code == 2 and told.stdout == ""
+    assert message in " ".join(told.stderr.split())
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_texts_that_are_rejected_show_in_the_exit_code(texts, tmp_path):
     texts.write_text(texts.read_text() + '{"body": ""}\n')
     ran = invoke("run", texts, "--out", tmp_path / "out", "--text-column", "body")

@@ -45,11 +45,14 @@ def test_rows_hold_what_the_lenses_say_of_each_text(toy, source, tmp_path):
         ):
             assert_close_to(column(own, name), expected, dtype=torch.float32)
     assert abs(column(rows, "error")).max() < 1e-6
-    segments = json.loads((tmp_path / "out" / "manifest.json").read_text())["segments"]
-    assert segments["components"] == list(components(toy, TEXTS[0], by="head").segments)
+    lenses = json.loads((tmp_path / "out" / "manifest.json").read_text())["lenses"]
+    of_heads = components(toy, TEXTS[0], by="head")
+    described = {"kind": "credit", "unit": "probability", "segments": list(of_heads.segments)}
+    assert lenses["components"] == described
+    assert lenses["logit_lens"]["kind"] == "level"
     onset = np.array(ig_lens(toy, TEXTS[3]).onset())
     own = [row for row in rows if row["text"] == 3]
-    assert [segments["ig_lens"][row["onset"]] for row in own] == onset.tolist()
+    assert [lenses["ig_lens"]["segments"][row["onset"]] for row in own] == onset.tolist()
 
 
 def test_long_texts_are_cut_so_that_every_token_is_measured_once(toy, source, tmp_path):

@@ -1,0 +1,1 @@
+"""What the layers of two trained models do over a corpus each."""
