@@ -71,12 +71,13 @@ def find_examples(
     lens, place = _find(corpus, segment, lens)
     entry = f"{corpus.column_of(lens)}[{place + 1}]"
     key = {"text": "text", "token": "token_id", "target": "text, position"}[distinct]
-    order = "DESC" if by == "largest" else "ASC"
+    # Equal credits are told apart by their place, the first before the others.
+    order, sign = ("DESC", "-") if by == "largest" else ("ASC", "")
+    ranked = f"{{credit: {entry}, text: {sign}text, position: {sign}position}}"
     chosen = corpus.sql(
-        f"SELECT best.text, best.position FROM (SELECT {BY[by]}({entry}) AS {_CREDIT}, "
-        f"arg_{BY[by]}({{text: text, position: position}}, {entry}) AS best "
-        f"FROM targets WHERE {where} GROUP BY {key}) "
-        f"ORDER BY {_CREDIT} {order}, best.text, best.position LIMIT {number}"
+        f"SELECT {sign}best.text, {sign}best.position FROM "
+        f"(SELECT {BY[by]}({ranked}) AS best FROM targets WHERE {where} GROUP BY {key}) "
+        f"ORDER BY best {order} LIMIT {number}"
     ).fetchall()
     items = _in_context(corpus, chosen, entry, before, after)
     return Examples(segment, by, corpus.lenses[lens]["unit"], tuple(items))

@@ -156,7 +156,7 @@ def test_folders_that_hold_something_else_are_refused(toy, source, tmp_path):
     manifest = folder / "manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "version": 99}))
-    with pytest.raises(ValueError, match=r"version 99; this release reads .* version 1"):
+    with pytest.raises(ValueError, match=r"version 99; this release reads .* version 2"):
         read_status(folder)
     manifest.write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json' cannot be read"):
