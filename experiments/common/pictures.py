@@ -32,9 +32,11 @@ def take_pictures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
         for name, figure in figures.items():
             page_file = write_html(figure, Path(pages) / f"{name}.html")
             width, height = figure.layout.width or 1000, figure.layout.height or 600
-            size: ViewportSize = {"width": int(width) + 40, "height": int(height) + 40}
+            size: ViewportSize = {"width": int(width) + 120, "height": int(height) + 40}
             page = browser.new_page(device_scale_factor=1.5, viewport=size)
             page.goto(f"file://{page_file}")
+            # A page is as wide as is good to read, and lets wider figures scroll.
+            page.add_style_tag(content="main { max-width: none !important; }")
             page.wait_for_selector(".main-svg .gtitle, .main-svg .g-gtitle")
             picture = folder / f"{name}.png"
             page.locator(".js-plotly-plot").first.screenshot(path=picture)

@@ -57,7 +57,7 @@ def kinds_figure(found: Mapping[str, CorpusSummary]) -> go.Figure:
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(
         PAPER,
-        width=1500,
+        width=1260,
         height=170 + 260 * len(found),
         margin={"l": 170, "r": 20, "t": 110, "b": 40},
         title="What layers do by kind of token (in brackets: targets)",
