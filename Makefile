@@ -39,9 +39,9 @@ NUMERIC = tests/readout tests/models tests/lenses tests/tuning tests/interventio
 	tests/evaluation tests/results tests/cli
 OTHER_PROCESSOR = MKL_CBWR=COMPATIBLE ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1
 
-## Four cases of every test that compares numbers, as a processor without vector units computes them.
+## Three cases of every test that compares numbers, as a processor without vector units computes them.
 test-numeric: $(VENV)/.ready-dev
-	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --other-rounding --cases 4 \
+	$(OTHER_PROCESSOR) $(BIN)/python -m pytest -n auto --dist loadgroup --other-rounding --cases 3 \
 		$(UNCHECKED) $(NUMERIC)
 
 lint: $(VENV)/.ready-dev

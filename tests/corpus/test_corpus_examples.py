@@ -37,7 +37,7 @@ def test_the_most_extreme_targets_come_first(corpus, rows, by, distinct):
     place = corpus.lenses["ig_lens"]["segments"].index("L1")
     key = {"text": "text", "token": "token_id", "target": ["text", "position"]}[distinct]
     expected, credits = best(rows, "credits", place, by, key, 6)
-    assert [item.credit for item in found] == pytest.approx(credits)
+    assert [item.credit for item in found] == pytest.approx(credits, rel=1e-6)
     assert [(item.text, item.position) for item in found] == expected
     assert len(found) == 6 and found.unit == "probability" and found.segment == "L1"
 

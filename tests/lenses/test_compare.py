@@ -81,7 +81,13 @@ def test_shared_states_are_multiplied_with_the_unembedding_once(toy, monkeypatch
         rows.append(len(of_rows))
         return real(readout, of_rows, **options)
 
+    class Counted(sweep.LogNormalizers):
+        def __init__(self, readout, of_rows, *pairs):
+            rows.append(len(of_rows))
+            super().__init__(readout, of_rows, *pairs)
+
     monkeypatch.setattr(sweep, "vocabulary_tiles", counted)
+    monkeypatch.setattr(sweep, "LogNormalizers", Counted)
     compare(toy, IDS, lenses=STATE_LENSES)
     assert sum(rows) == 4 * 9 + 1
 
