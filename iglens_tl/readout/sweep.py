@@ -153,7 +153,8 @@ class _Pass:
 
     def run(self) -> list[dict[str, Tensor]]:
         scratch = None
-        columns = self.others.columns or tile_columns(self.readout, len(self.rows))
+        n_rows = len(self.rows) + len(self.others.rows)
+        columns = self.others.columns or tile_columns(self.readout, n_rows)
         for tile in vocabulary_tiles(self.readout, self.rows, columns=columns):
             if self.n_ranked:
                 if scratch is None or scratch.shape[1] != tile.product.shape[1]:
