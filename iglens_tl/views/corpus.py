@@ -224,7 +224,8 @@ def _named(rows: pd.DataFrame, number: str) -> str:
 
 def _levels(summary: CorpusSummary) -> dict[str, Any] | None:
     """Return the mean levels of the lenses that have no credits."""
-    lenses = [name for name in _lenses(summary) if summary.facts["lenses"][name][:6] != "credit"]
+    kinds = {name: told.partition(", ")[0] for name, told in summary.facts["lenses"].items()}
+    lenses = [name for name in _lenses(summary) if kinds[name] != "credit"]
     if not lenses:
         return None
     found = {name: numbers_of(summary, "mean", ALL, name) for name in lenses}
