@@ -1,6 +1,6 @@
 """What layers do by kind of token, over a corpus of each of two models.
 
-Run with `python -m experiments.corpus_study.show` (about 10 minutes on two cores); measures the
+Run with `python -m experiments.corpus_study.show` (about 20 minutes on two cores); measures the
 corpora into `corpora` (a run that was stopped goes on), and writes the summaries as Parquet,
 TABLES.md, the picture and the pages `<model>.html` into this folder, or into the one given with
 `--out`. Without stories260K (`--stories`) that model is left out; the picture needs Chromium, and
