@@ -1,23 +1,28 @@
-"""Show results in notebooks as light tables with tinted cells; `figure()` draws them in full."""
+"""Show the results of lenses and interventions in notebooks; `figure()` draws them in full."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from iglens_tl.results.contributors import sum_by_layer
-from iglens_tl.results.corpus import ALL, CorpusSummary, Examples
 from iglens_tl.results.data import LensData, Provenance
 from iglens_tl.results.folders import hide_folders
 from iglens_tl.results.frames import summary_columns, wide_frame
 from iglens_tl.results.patching import PatchingResult
 from iglens_tl.results.segments import layer_label
-from iglens_tl.views.corpus import NUMBERS, SIGNED, number_text, numbers_of
-from iglens_tl.views.html import render
+from iglens_tl.views.notebook.cells import (
+    Cell,
+    Row,
+    Table,
+    level_tint,
+    numbered,
+    render_tables,
+    signed_tint,
+)
 from iglens_tl.views.text import show_blanks
 from iglens_tl.views.validation import table_blocks
 
@@ -27,32 +32,7 @@ _MAX_SEGMENTS = 80
 _MAX_NUMBERED = 40
 _MAX_TARGETS_OF_PATHS = 4
 _MAX_TOKEN = 24
-_RED, _BLUE = "178,24,43", "33,102,172"
-# A tint under text leaves it readable, on white paper and on black.
-_DARKEST = 0.7
 _SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_MARGIN = 120, 30, 3
-
-
-@dataclass(frozen=True)
-class _Cell:
-    text: str = ""
-    tint: str = ""
-    title: str = ""
-    line: str | None = None
-
-
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    cells: Sequence[_Cell]
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class _Table:
-    name: str
-    header: Sequence[str]
-    rows: Sequence[_Row]
 
 
 def lens_table(data: LensData) -> str:
@@ -65,7 +45,7 @@ def lens_table(data: LensData) -> str:
     frame = wide_frame(shown).iloc[:_MAX_ROWS]
     summary = summary_columns(shown)
     tables = [_lens_rows(shown, _MAX_ROWS, frame[list(summary)])]
-    return _render(caption, tables, notes)
+    return render_tables(caption, tables, notes)
 
 
 def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) -> str:
@@ -83,7 +63,7 @@ def comparison_table(results: Sequence[LensData], skipped: Mapping[str, str]) ->
             f"first {_MAX_ROWS_OF_EACH} of {len(first.targets)} targets; all are in to_frame()"
         )
     notes += [f"{lens} is left out: {hide_folders(why)}" for lens, why in skipped.items()]
-    return _render(f"{len(results)} lenses, {first.provenance.model_name}", tables, notes)
+    return render_tables(f"{len(results)} lenses, {first.provenance.model_name}", tables, notes)
 
 
 def patching_table(data: PatchingResult) -> str:
@@ -100,12 +80,12 @@ def patching_table(data: PatchingResult) -> str:
         )
     ]
     rows = [
-        _Row(
+        Row(
             layer_label(layer),
             [
-                _Cell(
+                Cell(
                     text=f"{part:+.2f}",
-                    tint=_signed(part, limit),
+                    tint=signed_tint(part, limit),
                     title=f"{layer_label(layer)}, {token}: {value:.6g} {data.unit}",
                 )
                 for token, part, value in zip(tokens, recovered, values, strict=True)
@@ -120,7 +100,7 @@ def patching_table(data: PatchingResult) -> str:
         f"{what}; {data.unit} {data.clean_value:.3g} clean, {data.corrupted_value:.3g} corrupted, "
         f"{data.provenance.model_name}"
     )
-    return _render(caption, [_Table("", ["layer", *tokens], rows)], [])
+    return render_tables(caption, [Table("", ["layer", *tokens], rows)], [])
 
 
 def skip_curves_table(
@@ -145,19 +125,19 @@ def skip_curves_table(
     rows = []
     for order in next(iter(curves.values())):
         lines = [
-            _Cell(
+            Cell(
                 line=_spark(of_kind[order], low, high),
                 title=f"{kind}, {order}: from {low:.4g} (below) to {high:.4g} (above)",
             )
             for kind, of_kind in means.items()
         ]
         of_order = areas.loc[areas["order"] == order, columns].mean().tolist()
-        rows.append(_Row(order, [*lines, *(_Cell(_number(number)) for number in of_order)]))
+        rows.append(Row(order, [*lines, *(Cell(_number(number)) for number in of_order)]))
     n_targets = len(next(iter(next(iter(curves.values())).values())))
     caption = (
         f"layers skipped in the order of their credits, in {unit}, mean over {n_targets} targets"
     )
-    return _render(caption, [_Table("", ["order", *means, *columns], rows)], [])
+    return render_tables(caption, [Table("", ["order", *means, *columns], rows)], [])
 
 
 def validation_table(table: pd.DataFrame, provenance: Provenance, nulls: tuple[str, ...]) -> str:
@@ -172,19 +152,19 @@ def validation_table(table: pd.DataFrame, provenance: Provenance, nulls: tuple[s
     for block in table_blocks(table, nulls):
         for effects, of_effects in block["rows"].items():
             rows = [
-                _Row(
+                Row(
                     f"· {row['name']}" if row["is_null"] else row["name"],
                     [
-                        _Cell(f"{cell['mean']} {cell['interval']}".strip(), title=cell["note"])
+                        Cell(f"{cell['mean']} {cell['interval']}".strip(), title=cell["note"])
                         for cell in row["cells"]
                     ],
                 )
                 for row in of_effects
             ]
-            tables.append(_Table(str(effects), ["credits", *block["metrics"]], rows))
+            tables.append(Table(str(effects), ["credits", *block["metrics"]], rows))
     items = int(table["items"].max())
     caption = f"agreement with interventions, {items} targets, {provenance.model_name}"
-    return _render(
+    return render_tables(
         caption, tables, ["means with 95 % intervals over prompts; · is what chance gives"]
     )
 
@@ -205,67 +185,16 @@ def path_sensitivity_table(frame: pd.DataFrame, unit: str, provenance: Provenanc
     tables = []
     for places in list(groups.values())[:_MAX_TARGETS_OF_PATHS]:
         of_target, named = frame.iloc[places], index.iloc[places]
-        rows = [_Row(order, _numbered(of_target[order].to_numpy(), limit)) for order in orders]
-        ranges = [_Cell(f"{number:.4f}") for number in of_target["range"].tolist()]
+        rows = [Row(order, numbered(of_target[order].to_numpy(), limit)) for order in orders]
+        ranges = [Cell(f"{number:.4f}") for number in of_target["range"].tolist()]
         token, segments = str(named["token"].iloc[0]), named["segment"].tolist()
         tables.append(
-            _Table(show_blanks(token), ["order", *segments], [*rows, _Row("range", ranges)])
+            Table(show_blanks(token), ["order", *segments], [*rows, Row("range", ranges)])
         )
     more = len(groups) - len(tables)
     notes = [f"{more} more targets are in to_frame()"] if more else []
     caption = f"credits under {len(orders)} orders in {unit}, {provenance.model_name}"
-    return _render(caption, tables, notes)
-
-
-def corpus_table(summary: CorpusSummary) -> str:
-    """Return a corpus's summary as HTML: a row for each segment, and a table for each grouping."""
-    found = {number: numbers_of(summary, number, ALL) for number in NUMBERS}
-    segments = found["mean"]["segment"].tolist()
-    cells = {number: _sized(rows["value"], number in SIGNED) for number, rows in found.items()}
-    rows = [
-        _Row(segment, [cells[number][place] for number in NUMBERS])
-        for place, segment in enumerate(segments)
-    ]
-    tables = [_Table("", ["segment", *(label for label, _ in NUMBERS.values())], rows)]
-    for by, label in summary.groupings.items():
-        if by == ALL:
-            continue
-        means = numbers_of(summary, "mean", by)
-        limit = float(means["value"].abs().max()) or 1.0
-        of_groups = [
-            _Row(str(group), _numbered(of["value"].to_numpy(), limit))
-            for group, of in means.groupby("group", sort=False)
-        ]
-        tables.append(_Table(f"mean credit by {label}", ["", *segments], of_groups))
-    facts = summary.facts
-    caption = f"{facts['targets']:,} targets of {facts['texts']:,} texts, {facts['model']['name']}"
-    return _render(caption, tables, ["intervals are in credits and onsets; write_html() shows all"])
-
-
-def examples_table(examples: Examples) -> str:
-    """Return targets in their texts as HTML, every token tinted by its own credit."""
-    limit = max((abs(item.credit) for item in examples), default=0.0) or 1.0
-    width = max((item.place for item in examples), default=0)
-    tables = []
-    for item in examples:
-        cells = [
-            _Cell(
-                show_blanks(token).join("[]") if place == item.place else show_blanks(token),
-                _signed(credit, limit),
-                f"{credit:+.4g}",
-            )
-            for place, (token, credit) in enumerate(item.context)
-        ]
-        # Targets stand below one another.
-        missing = [_Cell()] * (width - item.place)
-        title = f"text {item.text}, position {item.position}"
-        tables.append(_Row(f"{item.credit:+.4f}", [*missing, *cells], title))
-    caption = f"{examples.by} credits of {examples.segment} in {examples.unit}"
-    return _render(caption, [_Table("", [], tables)], [])
-
-
-def _render(caption: str, tables: Sequence[_Table], notes: Sequence[str]) -> str:
-    return render("notebook.html.jinja", caption=caption, tables=tables, notes=notes)
+    return render_tables(caption, tables, notes)
 
 
 def _few_segments(data: LensData) -> tuple[LensData, list[str]]:
@@ -278,70 +207,46 @@ def _few_segments(data: LensData) -> tuple[LensData, list[str]]:
 
 def _lens_rows(
     data: LensData, n_rows: int, summary: pd.DataFrame | None = None, *, name: str = ""
-) -> _Table:
+) -> Table:
     """Return a row for each of the first targets: its values, then columns of a summary."""
     values = data.values[:n_rows, :_MAX_SEGMENTS]
     segments = data.segments[:_MAX_SEGMENTS]
     if data.kind == "level":
         low, high = (0.0, 1.0) if data.unit == "probability" else (values.min(), values.max())
-        tints = [[_level(value, low, high) for value in row] for row in values.tolist()]
+        tints = [[level_tint(value, low, high) for value in row] for row in values.tolist()]
     else:
         limit = max(float(np.abs(data.values).max()), 1e-12)
-        tints = [[_signed(value, limit) for value in row] for row in values.tolist()]
-    numbered = len(segments) <= _MAX_NUMBERED
+        tints = [[signed_tint(value, limit) for value in row] for row in values.tolist()]
+    is_numbered = len(segments) <= _MAX_NUMBERED
     form = ".4f" if data.kind == "level" else "+.4f"
     rows = []
     for index, (target, row) in enumerate(
         zip(data.targets[:n_rows], values.tolist(), strict=False)
     ):
         cells = [
-            _Cell(
-                text=f"{value:{form}}" if numbered else " ",
+            Cell(
+                text=f"{value:{form}}" if is_numbered else " ",
                 tint=tint,
-                title="" if numbered else f"{segment}: {value:{form}}",
+                title="" if is_numbered else f"{segment}: {value:{form}}",
             )
             for segment, value, tint in zip(segments, row, tints[index], strict=True)
         ]
         if summary is not None:
             cells += [
-                _Cell(entry if isinstance(entry, str) else f"{entry:.4g}")
+                Cell(entry if isinstance(entry, str) else f"{entry:.4g}")
                 for entry in summary.iloc[index].tolist()
             ]
         title = f"id {target.token_id}, read at position {target.position}"
-        rows.append(_Row(show_blanks(target.token), cells, title))
+        rows.append(Row(show_blanks(target.token), cells, title))
     more = [f"+ {len(data.segments) - len(segments)}"] * (len(segments) < len(data.segments))
-    labels = list(segments) if numbered else _sparse(segments)
+    labels = list(segments) if is_numbered else _sparse(segments)
     columns = [] if summary is None else list(summary.columns)
-    return _Table(name, ["token", *labels, *columns, *more], rows)
+    return Table(name, ["token", *labels, *columns, *more], rows)
 
 
 def _sparse(segments: Sequence[str]) -> list[str]:
     """Return the first label and every tenth; the cells below are too narrow for all."""
     return [label if not place % 10 else "" for place, label in enumerate(segments)]
-
-
-def _numbered(values: Float[np.ndarray, " segment"], limit: float) -> list[_Cell]:
-    return [_Cell(f"{value:+.4f}", _signed(value, limit)) for value in values.tolist()]
-
-
-def _sized(values: pd.Series, signed: bool) -> list[_Cell]:
-    """Return cells with as many digits as the largest of their numbers needs."""
-    limit = float(values.abs().max()) or 1.0
-    return [
-        _Cell(number_text(value, limit, signed=signed), _signed(value, limit))
-        for value in values.tolist()
-    ]
-
-
-def _signed(value: float, limit: float) -> str:
-    if np.isnan(value):
-        return ""
-    return f"rgba({_BLUE if value > 0 else _RED},{min(abs(value) / limit, 1) * _DARKEST:.2f})"
-
-
-def _level(value: float, low: float, high: float) -> str:
-    share = (value - low) / (high - low or 1)
-    return f"rgba({_BLUE},{min(max(share, 0), 1) * _DARKEST:.2f})"
 
 
 def _number(number: float) -> str:
